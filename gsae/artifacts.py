@@ -1,0 +1,154 @@
+"""The one way in which anything is written to disk: aside first, digested, then renamed into place. A leaf.
+
+An artifact is a directory with a `manifest.json` that names each of its files with length and SHA-256, beside what
+the maker says about it. A directory without a manifest is not an artifact: a killed writer leaves nothing that a
+reader could take for finished work.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gsae.errors import RunError
+
+MANIFEST = "manifest.json"
+PARTIAL = ".partial-"
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spare spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 (64 hex digits) of a plain value: numbers, strings, lists, dicts."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """SHA-256 (64 hex digits) of a buffer."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write below `path` into one line: a full disk, a forbidden directory."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise RunError(f"{path}: the disk is full; free some space and start the same command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise RunError(f"{path}: cannot be written ({error.strerror})") from error
+        raise
+
+
+def write_file(path: Path, data: str | bytes) -> None:
+    """Writes a whole file or nothing: aside, flushed to the disk, renamed over `path`."""
+    aside = path.with_name(path.name + PARTIAL + str(os.getpid()))
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(aside, "wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_file` of indented JSON."""
+    write_file(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def publish(path: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+    """Yields an empty directory to fill; on a clean exit it becomes the artifact `path`, replacing an older one.
+
+    Args:
+        path: where the artifact appears, whole, or not at all.
+        manifest: what the maker says about it (plain values); `files` is added. The dict may be filled until the exit.
+    """
+    aside = path.with_name(path.name + PARTIAL + str(os.getpid()))
+    with explained(path):
+        remove_partial(path)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            files = {str(file.relative_to(aside)): _entry(file) for file in sorted(aside.rglob("*")) if file.is_file()}
+            write_json(aside / MANIFEST, {**manifest, "files": files})
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(aside, path)
+            sync_directory(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    with open(file, "rb") as handle:
+        os.fsync(handle.fileno())
+    return {"bytes": file.stat().st_size, "sha256": digest_file(file)}
+
+
+def sync_directory(path: Path) -> None:
+    """Flushes a directory's own entries to the disk, so that a rename in it survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_partial(path: Path) -> None:
+    """Removes what a killed writer of `path` left beside it."""
+    for left in path.parent.glob(path.name + PARTIAL + "*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The artifact's manifest; None where there is no artifact.
+
+    Raises:
+        RunError: when the manifest is there but cannot be read.
+    """
+    try:
+        return json.loads((path / MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path / MANIFEST}: is not readable ({error}); delete {path} and start again") from error
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Reads every byte of an artifact and compares it with the manifest, which it returns.
+
+    Raises:
+        RunError: naming the file that is missing, truncated or altered.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise RunError(f"{path}: is not a finished artifact ({MANIFEST} is missing)")
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise RunError(f"{file}: is missing; delete {path} and start again")
+        if file.stat().st_size != entry["bytes"]:
+            raise RunError(f"{file}: has {file.stat().st_size} bytes, the manifest says {entry['bytes']}")
+        if digest_file(file) != entry["sha256"]:
+            raise RunError(f"{file}: its bytes are not those that were written (SHA-256 differs)")
+    return manifest

@@ -1,0 +1,40 @@
+"""The one device mesh and the names of its axes. A leaf: any room may import it."""
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from gsae.errors import SettingError
+
+SWEEP = "sweep"  # members of a sweep; nothing but the batch crosses it
+DATA = "data"  # tokens of a batch
+FEATURE = "feature"  # features of an autoencoder
+AXES = (SWEEP, DATA, FEATURE)
+
+
+def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1) -> Mesh:
+    """An explicit mesh of `sweep * data * feature` devices; at most one size may be -1 (all the devices that are left).
+
+    Raises:
+        SettingError: when a size is not positive, or the mesh needs more devices than there are.
+    """
+    sizes = {SWEEP: sweep, DATA: data, FEATURE: feature}
+    devices = jax.device_count()
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise SettingError("config.mesh", tuple(sizes.values()), "at most one of sweep, data, feature may be -1")
+    for name, size in sizes.items():
+        if size < 1 and size != -1:
+            raise SettingError(f"config.mesh.{name}", size, "must be a positive number of devices, or -1")
+    if free:
+        fixed = 1
+        for size in sizes.values():
+            fixed *= max(size, 1)
+        if devices % fixed:
+            raise SettingError(f"config.mesh.{free[0]}", -1, f"{devices} devices do not divide by the other axes ({fixed})")
+        sizes[free[0]] = devices // fixed
+    needed = sizes[SWEEP] * sizes[DATA] * sizes[FEATURE]
+    if needed > devices:
+        raise SettingError("config.mesh", tuple(sizes.values()), f"needs {needed} devices, this machine has {devices}")
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * 3, devices=jax.devices()[:needed]
+    )

@@ -1,0 +1,55 @@
+"""Packaging of gsae: metadata and extras. Tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+TEST = ["pytest>=8", "pytest-timeout", "hypothesis"]
+DEV = ["ruff", "mypy", "pre-commit", "nbclient", "nbformat", "ipykernel"]
+
+setup(
+    name="gsae",
+    version="0.1.0",
+    description="Trains gated and other sparse autoencoders on language-model activations, in JAX, from a laptop to a pod.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["gsae", "gsae.*"]),
+    package_data={"gsae.language_models": ["bundled/*"], "gsae.reports": ["*.html", "*.css"], "gsae": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        # jax 0.11 breaks with flax <= 0.12.8, hence the pair: Python 3.11 takes 0.10, 3.12 and later the newest.
+        "jax>=0.10,!=0.11.*",
+        "flax>=0.12.6",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "transformers>=5",
+        "tokenizers>=0.22",
+        "datasets>=4",
+        "ml_collections>=1.1",
+        "absl-py>=2.1",
+        "tensorstore>=0.1.76",
+        "safetensors>=0.6",
+        "numpy>=2",
+        "matplotlib>=3.9",
+        "tqdm>=4.66",
+        "tensorboardX>=2.6.2",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10,!=0.11.*"],
+        "tpu": ["jax[tpu]>=0.10,!=0.11.*"],
+        "wandb": ["wandb"],
+        "test": TEST,
+        "parity": [*TEST, "torch==2.13.0", "sae-lens>=6.54", "dictionary-learning==0.1.0"],
+        "dev": [*TEST, *DEV],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
