@@ -30,7 +30,8 @@ def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1) -> Mesh:
         for size in sizes.values():
             fixed *= max(size, 1)
         if devices % fixed:
-            raise SettingError(f"config.mesh.{free[0]}", -1, f"{devices} devices do not divide by the other axes ({fixed})")
+            allowed = f"{devices} devices do not divide by the other axes ({fixed})"
+            raise SettingError(f"config.mesh.{free[0]}", -1, allowed)
         sizes[free[0]] = devices // fixed
     needed = sizes[SWEEP] * sizes[DATA] * sizes[FEATURE]
     if needed > devices:

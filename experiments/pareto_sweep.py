@@ -1,0 +1,115 @@
+"""Gated against standard sparse autoencoders on the language model that ships with gsae: the front door.
+
+    python -m gsae.main --config=experiments/pareto_sweep.py
+
+Every setting there is stands in this file; override any of them on the command line (`--config.sae.width=4096`), or
+copy the file. Sizes are counted in rows (one activation vector each), tokens, steps or bytes, as each comment says.
+Durations are strings: "200 steps", "1_000_000 tokens", or "5%" of the run.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Every setting, its default for the front-door experiment, and its unit."""
+    config = ConfigDict()
+    config.seed = 0  # order of the data, and everything else drawn at random but a point's own initialisation
+
+    config.mesh = ConfigDict()  # devices along each axis; one of the three may be -1: all that are left
+    config.mesh.sweep = 1  # members of the sweep side by side
+    config.mesh.data = 1  # parts of the batch
+    config.mesh.feature = 1  # parts of the dictionary
+
+    config.language_model = ConfigDict()
+    config.language_model.name = "bundled"  # "bundled", a directory, or a hub id such as "EleutherAI/pythia-70m"
+    config.language_model.dtype = "float32"  # of its parameters and forward pass: "float32" | "bfloat16"
+
+    config.text = ConfigDict()
+    config.text.source = "python_standard_library"  # | "files" | "hugging_face"
+    config.text.paths = ()  # source "files": txt, jsonl and parquet files, directories, globs
+    config.text.name = ""  # source "hugging_face": the data set's name
+    config.text.configuration = ""  # source "hugging_face": its configuration; "" for none
+    config.text.split = "train"  # source "hugging_face": its split
+    config.text.column = "text"  # the column of parquet and data sets, the field of jsonl
+    config.text.streaming = True  # source "hugging_face": read as a stream instead of downloading all of it
+    config.text.max_documents = 0  # documents; 0: all of them
+    config.text.held_out_fraction = 0.1  # share of the text kept for evaluation; near-duplicates stay on one side
+    config.text.context_length = 256  # tokens a row; at most what the language model was trained with
+    config.text.store = ""  # directory of the token store; "": <workdir>/tokens. Runs that name the same one share it
+
+    config.activations = ConfigDict()
+    config.activations.rows = 2_359_296  # rows harvested at most; 0: all that the training text gives
+    config.activations.superblock_rows = 131_072  # rows that are shuffled together; a multiple of the batch size
+    config.activations.dtype = "bfloat16"  # on disk: "bfloat16" | "float32"
+    config.activations.sequences_at_once = 64  # sequences in one forward pass
+    config.activations.store = ""  # directory of the store; "": <workdir>/activations. Runs may share it
+
+    config.sae = ConfigDict()
+    config.sae.width = 1024  # features of a point whose width_factor is 1
+    config.sae.normalisation = "mean_squared_norm"  # inputs scaled to unit mean squared norm; | "none"
+    config.sae.decoder_bias = "zeros"  # initial b_dec: "zeros" | "mean" of the activations
+    config.sae.compute_dtype = "auto"  # of the large products: "float32" | "bfloat16"; "auto": float32 on CPU only
+
+    # The points: each entry is the product of its tuples. Add entries freely; points that can share a program do.
+    config.sweep = ConfigDict()
+    config.sweep.gated = ConfigDict()
+    config.sweep.gated.architecture = "gated"
+    config.sweep.gated.sites = ("mlp_out.1",)  # name.layer: resid_pre, resid_mid, resid_post, attn_z, attn_out, ...
+    config.sweep.gated.width_factor = 1.0  # features = width_factor * config.sae.width
+    config.sweep.gated.sparsity_coefficients = (0.08, 0.15, 0.3, 0.6)  # weight of the L1 penalty, sum-of-squares loss
+    config.sweep.gated.learning_rates = (1e-3,)
+    config.sweep.gated.seeds = (0,)  # of the initialisation
+    config.sweep.gated.options = ConfigDict()
+    config.sweep.gated.options.tied = True  # the magnitude encoder is the gate's times exp(r_mag)
+    config.sweep.gated.options.r_mag = True  # learn that rescaling
+    config.sweep.gated.options.frozen_decoder = True  # the auxiliary loss decodes through a stopped decoder
+    config.sweep.gated.options.ri_l1 = False  # weigh the penalty by decoder norms instead of holding them at one
+    config.sweep.gated.options.reconstruction_scale = "sum"  # squared errors summed over the width, | "width": averaged
+    config.sweep.gated.options.decoder_transpose_init = True  # W_enc = W_dec^T at the start
+
+    config.sweep.standard = ConfigDict()
+    config.sweep.standard.architecture = "standard"
+    config.sweep.standard.sites = ("mlp_out.1",)
+    config.sweep.standard.width_factor = 1.5  # the paper's compute matching: 5 products of 1.5x against 7
+    config.sweep.standard.sparsity_coefficients = (0.04, 0.08, 0.16, 0.32)
+    config.sweep.standard.learning_rates = (1e-3,)
+    config.sweep.standard.seeds = (0,)
+    config.sweep.standard.options = ConfigDict()
+    config.sweep.standard.options.ri_l1 = False
+    config.sweep.standard.options.reconstruction_scale = "sum"
+    config.sweep.standard.options.decoder_transpose_init = True
+
+    config.training = ConfigDict()
+    config.training.steps = 2304  # updates of every point
+    config.training.batch_size = 1024  # rows a step
+    config.training.beta2 = 0.999  # Adam's second moment; beta1 is 0, as in the paper
+    config.training.epsilon = 1e-8  # Adam's
+    config.training.warmup = "200 steps"  # of the learning rate
+    config.training.warmup_shape = "linear"  # | "cosine" (from 0.1 of the learning rate)
+    config.training.decay = "cosine"  # | "linear" | "constant"
+    config.training.decay_start = "200 steps"
+    config.training.decay_to = 0.0  # share of the learning rate at the end
+    config.training.sparsity_warmup = "500 steps"  # the sparsity coefficient rises linearly from 0
+    config.training.dead_window = "500_000 tokens"  # a feature silent for so long is dead
+    config.training.members_at_once = 1  # members of a group computed side by side on one shard of the mesh
+    config.training.resampling = ConfigDict()
+    config.training.resampling.at = ()  # when dead features are revived, durations; none in the last quarter of the run
+    config.training.resampling.inputs = 16_384  # rows scored for candidates
+    config.training.resampling.rewarmup = "200 steps"  # the learning rate falls to 0.1x and returns along a cosine
+    config.training.checkpoint_every = 500  # steps; 0: only at the end
+    config.training.keep_checkpoints = 2  # the newest so many stay
+
+    config.evaluation = ConfigDict()
+    config.evaluation.tokens = 131_072  # held-out tokens at most; 0: all of them
+    config.evaluation.sequences_at_once = 32
+    config.evaluation.zero_ablation = "masked"  # what the zero arm sets to zero: the rows that count, | "all_positions"
+    config.evaluation.bootstrap_samples = 1000  # resamplings of documents behind each standard error
+    config.evaluation.baseline = "standard"  # the architecture that the others' L0 is compared with
+    config.evaluation.every = 1000  # steps between the quick evaluations that redraw frontier.png; 0: none
+    config.evaluation.quick_tokens = 8_192  # held-out tokens of a quick evaluation
+
+    config.logging = ConfigDict()
+    config.logging.every = 50  # steps
+    config.logging.tensorboard = True
+    config.logging.wandb_project = ""  # a Weights & Biases project; "": do not log there
+    return config

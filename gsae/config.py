@@ -1,0 +1,189 @@
+"""The typed schema of a run's configuration: what each setting may be, checked before anything else happens.
+
+Values, comments and units stand in the config file (`experiments/pareto_sweep.py` holds every setting); types, bounds
+and which settings may change between two runs in one workdir stand here. Neither repeats the other.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from gsae.errors import SettingError
+from gsae.schema import (
+    DURATION,
+    anything,
+    axis,
+    duration,
+    fraction,
+    not_negative,
+    one_of,
+    positive,
+    section,
+    setting,
+    share,
+    some_positive,
+    text,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """Devices along each axis of the mesh."""
+
+    sweep: int = axis()
+    data: int = axis()
+    feature: int = axis()
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelSettings:
+    """Which language model."""
+
+    name: str = text()
+    dtype: str = one_of("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """Which text, and how it is packed and split."""
+
+    source: str = one_of("python_standard_library", "files", "hugging_face")
+    paths: tuple[str, ...] = anything()
+    name: str = anything()
+    configuration: str = anything()
+    split: str = text()
+    column: str = text()
+    streaming: bool = anything()
+    max_documents: int = not_negative()
+    held_out_fraction: float = fraction()
+    context_length: int = setting("must be at least 2 tokens", lambda value: value >= 2)
+    store: str = anything(operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationSettings:
+    """How many rows are harvested and how they are kept."""
+
+    rows: int = not_negative()
+    superblock_rows: int = positive()
+    dtype: str = one_of("bfloat16", "float32")
+    sequences_at_once: int = positive(operational=True)
+    store: str = anything(operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SaeSettings:
+    """What all autoencoders of the run share."""
+
+    width: int = positive()
+    normalisation: str = one_of("mean_squared_norm", "none")
+    decoder_bias: str = one_of("zeros", "mean")
+    compute_dtype: str = one_of("auto", "float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepEntry:
+    """Points of a sweep: the product of the tuples. `options` are checked by the architecture itself."""
+
+    architecture: str = text()
+    sites: tuple[str, ...] = setting('must be a tuple of sites such as ("mlp_out.1",)', bool)
+    width_factor: float = positive()
+    sparsity_coefficients: tuple[float, ...] = some_positive()
+    learning_rates: tuple[float, ...] = some_positive()
+    seeds: tuple[int, ...] = setting(
+        "must be a tuple of whole numbers from 0", lambda values: bool(values) and all(0 <= v < 2**31 for v in values)
+    )
+    options: Mapping[str, Any] = anything()
+
+
+@dataclasses.dataclass(frozen=True)
+class ResamplingSettings:
+    """When dead features are revived, and how."""
+
+    at: tuple[str, ...] = setting(
+        'must be a tuple of durations such as ("25%", "50%")', lambda values: all(DURATION.fullmatch(v) for v in values)
+    )
+    inputs: int = positive()
+    rewarmup: str = duration()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """The optimisation of every point."""
+
+    steps: int = positive()
+    batch_size: int = positive()
+    beta2: float = fraction()
+    epsilon: float = positive()
+    warmup: str = duration()
+    warmup_shape: str = one_of("linear", "cosine")
+    decay: str = one_of("constant", "linear", "cosine")
+    decay_start: str = duration()
+    decay_to: float = share()
+    sparsity_warmup: str = duration()
+    dead_window: str = duration()
+    members_at_once: int = positive(operational=True)
+    resampling: ResamplingSettings
+    checkpoint_every: int = not_negative(operational=True)
+    keep_checkpoints: int = positive(operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """How the points are judged. Changing these makes the evaluation again and leaves the training alone."""
+
+    tokens: int = not_negative(operational=True)
+    sequences_at_once: int = positive(operational=True)
+    zero_ablation: str = dataclasses.field(metadata={**one_of("masked", "all_positions").metadata, "operational": True})
+    bootstrap_samples: int = positive(operational=True)
+    baseline: str = text(operational=True)
+    every: int = not_negative(operational=True)
+    quick_tokens: int = positive(operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingSettings:
+    """Where the numbers go while it trains."""
+
+    every: int = positive(operational=True)
+    tensorboard: bool = anything(operational=True)
+    wandb_project: str = anything(operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    seed: int = setting("must be a whole number from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
+    mesh: MeshSettings
+    language_model: LanguageModelSettings
+    text: TextSettings
+    activations: ActivationSettings
+    sae: SaeSettings
+    sweep: Mapping[str, SweepEntry] = setting("must hold at least one entry", bool)
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    logging: LoggingSettings
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Checks a plain mapping (or ConfigDict) against the schema.
+
+    Raises:
+        SettingError: for an unknown, missing, mistyped or impossible setting; the first one found, in schema order.
+    """
+    config = section(Config, values, "config")
+    training, activations = config.training, config.activations
+    if activations.superblock_rows % training.batch_size:
+        raise SettingError(
+            "config.activations.superblock_rows",
+            activations.superblock_rows,
+            f"must be a multiple of config.training.batch_size = {training.batch_size}",
+        )
+    if 0 < activations.rows < activations.superblock_rows:
+        raise SettingError(
+            "config.activations.rows",
+            activations.rows,
+            f"must be 0 or at least config.activations.superblock_rows = {activations.superblock_rows}",
+        )
+    return config
