@@ -1,0 +1,224 @@
+"""Pareto frontiers of finished sweeps, and how two of them compare. Pure functions on rows; neither jax nor files.
+
+A row is a mapping with at least `architecture`, `l0` and `loss_recovered`, and perhaps `seed`, `data_seed`, `status`,
+`layer` and `site` (the columns of results.csv). Rows whose status is not "ok", and rows whose two numbers are missing,
+not finite or (L0) not positive, are left out of everything here.
+
+Fewer active features and more loss recovered are better. A frontier is the set of points that no other point beats,
+joined by straight lines in (loss recovered, log L0). It says nothing outside its own range: nothing is extrapolated.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+Replicate = tuple[Any, Any]  # (seed, data_seed)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The Pareto set of one architecture, both sequences strictly increasing: `loss_recovered[i]` costs `l0[i]`."""
+
+    loss_recovered: tuple[float, ...]
+    l0: tuple[float, ...]
+
+    def l0_at(self, loss_recovered: float) -> float:
+        """L0 at a value of loss recovered, interpolated linearly in log L0; nan outside the frontier's range."""
+        if not self.loss_recovered or not self.loss_recovered[0] <= loss_recovered <= self.loss_recovered[-1]:
+            return math.nan
+        return float(np.exp(np.interp(loss_recovered, self.loss_recovered, np.log(self.l0))))
+
+
+@dataclass(frozen=True)
+class LevelRatio:
+    """The two frontiers at one value of loss recovered.
+
+    `ratio` is baseline L0 / other L0. With several seeds the three values are geometric means over the pairs of
+    frontiers that both reach this value (`pairs` counts them), and `low` to `high` is the range of the pairs' ratios.
+    """
+
+    loss_recovered: float
+    baseline_l0: float
+    other_l0: float
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the frontier of `other` compares with that of `baseline`.
+
+    Attributes:
+        levels: one entry for each fixed value of loss recovered that both frontiers reach, increasing.
+        median_ratio: median of the levels' ratios; nan without levels.
+        area: the area between the frontiers, the integral of log(baseline L0 / other L0) over the loss recovered that
+            both reach, divided by the length of that range: a mean of log ratios (natural logarithm, positive where
+            `other` is sparser), so exp(area) is a geometric mean ratio. Mean over the pairs of seeds; nan without a
+            common range.
+        area_low: the least of the pairs' areas.
+        area_high: the greatest of the pairs' areas.
+    """
+
+    baseline: str
+    other: str
+    levels: tuple[LevelRatio, ...]
+    median_ratio: float
+    area: float
+    area_low: float
+    area_high: float
+
+
+def usable(rows: Iterable[Row]) -> list[Row]:
+    """The rows that frontiers are made of: status "ok" (or none given), finite numbers, L0 above zero."""
+    return [row for row in rows if row.get("status", "ok") == "ok" and _coordinates(row) is not None]
+
+
+def pareto_set(rows: Iterable[Row]) -> list[Row]:
+    """The rows that no other row beats, whatever its architecture, by increasing L0; of equal rows the first."""
+    ordered = sorted(usable(rows), key=lambda row: (_number(row, "l0"), -_number(row, "loss_recovered")))
+    kept: list[Row] = []
+    for row in ordered:
+        if not kept or _number(row, "loss_recovered") > _number(kept[-1], "loss_recovered"):
+            kept.append(row)
+    return kept
+
+
+def frontier(rows: Iterable[Row]) -> Frontier:
+    """The frontier through the Pareto set of the rows; empty when none is usable."""
+    kept = pareto_set(rows)
+    return Frontier(
+        tuple(_number(row, "loss_recovered") for row in kept),
+        tuple(_number(row, "l0") for row in kept),
+    )
+
+
+def frontiers(rows: Iterable[Row]) -> dict[str, dict[Replicate, Frontier]]:
+    """For each architecture, in order of appearance, the frontier of each (seed, data_seed)."""
+    grouped: dict[str, dict[Replicate, list[Row]]] = {}
+    for row in usable(rows):
+        replicate = (row.get("seed"), row.get("data_seed"))
+        grouped.setdefault(row["architecture"], {}).setdefault(replicate, []).append(row)
+    return {name: {key: frontier(group) for key, group in groups.items()} for name, groups in grouped.items()}
+
+
+def levels_between(low: float, high: float, step: float = 0.05) -> list[float]:
+    """The multiples of `step` from `low` to `high`, both included.
+
+    Raises:
+        ValueError: when the step is not positive.
+    """
+    if not step > 0:
+        raise ValueError(f"step = {step}: must be above zero")
+    if not low <= high:
+        return []
+    multiples = range(math.floor(low / step), math.ceil(high / step) + 1)
+    return [level for level in (round(k * step, 12) for k in multiples) if low <= level <= high]
+
+
+def area_between(baseline: Frontier, other: Frontier) -> float:
+    """Mean of log(baseline L0 / other L0) over the loss recovered that both frontiers reach; nan without such a range.
+
+    Exact: both logarithms are piecewise linear, so the trapezoid rule on the corners of both has no error.
+    """
+    low, high = _common_range(baseline, other)
+    if not low < high:
+        return math.nan
+    corners = sorted({low, high, *(v for f in (baseline, other) for v in f.loss_recovered if low < v < high)})
+    heights = [_log_ratio(baseline, other, corner) for corner in corners]
+    return float(np.trapezoid(heights, corners) / (high - low))
+
+
+def compare(rows: Iterable[Row], baseline: str, other: str, *, step: float = 0.05) -> Comparison:
+    """Baseline L0 / other L0 at the multiples of `step` in loss recovered that both architectures' frontiers reach.
+
+    Frontiers of the same (seed, data_seed) are paired; where no such pair exists, every frontier of the one is paired
+    with every frontier of the other.
+
+    Args:
+        rows: finished points of one site.
+        baseline: the architecture in the numerator.
+        other: the architecture in the denominator.
+        step: distance of the levels, in loss recovered (1 = all of the loss).
+
+    Raises:
+        ValueError: when the rows are of more than one site: their frontiers must not be mixed.
+    """
+    rows = usable(rows)
+    sites = {(row.get("layer"), row.get("site")) for row in rows}
+    if len(sites) > 1:
+        raise ValueError(
+            f"rows of {len(sites)} sites were given, {sorted(map(str, sites))}: compare one site at a time"
+        )
+    by_architecture = frontiers(rows)
+    pairs = _pairs(by_architecture.get(baseline, {}), by_architecture.get(other, {}))
+    ranges = [_common_range(*pair) for pair in pairs]
+    reached = sorted({level for low, high in ranges for level in levels_between(low, high, step)})
+    levels = tuple(_level_ratio(pairs, level) for level in reached)
+    areas = [area for area in (area_between(*pair) for pair in pairs) if not math.isnan(area)] or [math.nan]
+    return Comparison(
+        baseline=baseline,
+        other=other,
+        levels=levels,
+        median_ratio=float(np.median([level.ratio for level in levels])) if levels else math.nan,
+        area=float(np.mean(areas)),
+        area_low=min(areas),
+        area_high=max(areas),
+    )
+
+
+def _level_ratio(pairs: Sequence[tuple[Frontier, Frontier]], level: float) -> LevelRatio:
+    reaching = [pair for pair in pairs if _common_range(*pair)[0] <= level <= _common_range(*pair)[1]]
+    ratios = [math.exp(_log_ratio(*pair, level)) for pair in reaching]
+    return LevelRatio(
+        loss_recovered=level,
+        baseline_l0=_geometric_mean([first.l0_at(level) for first, _ in reaching]),
+        other_l0=_geometric_mean([second.l0_at(level) for _, second in reaching]),
+        ratio=_geometric_mean(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        pairs=len(reaching),
+    )
+
+
+def _pairs(
+    first: Mapping[Replicate, Frontier], second: Mapping[Replicate, Frontier]
+) -> list[tuple[Frontier, Frontier]]:
+    common = [key for key in first if key in second]
+    if common:
+        return [(first[key], second[key]) for key in common]
+    return [(one, two) for one in first.values() for two in second.values()]
+
+
+def _common_range(first: Frontier, second: Frontier) -> tuple[float, float]:
+    """The loss recovered that both reach; an inverted range when there is none."""
+    if not first.loss_recovered or not second.loss_recovered:
+        return math.inf, -math.inf
+    low = max(first.loss_recovered[0], second.loss_recovered[0])
+    return low, min(first.loss_recovered[-1], second.loss_recovered[-1])
+
+
+def _log_ratio(baseline: Frontier, other: Frontier, loss_recovered: float) -> float:
+    return math.log(baseline.l0_at(loss_recovered)) - math.log(other.l0_at(loss_recovered))
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(math.fsum(math.log(value) for value in values) / len(values))
+
+
+def _number(row: Row, key: str) -> float:
+    return float(row[key])
+
+
+def _coordinates(row: Row) -> tuple[float, float] | None:
+    """(L0, loss recovered) of a row, None where a frontier cannot use it (results.csv leaves failed points empty)."""
+    try:
+        l0, loss_recovered = _number(row, "l0"), _number(row, "loss_recovered")
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (l0, loss_recovered) if l0 > 0 and math.isfinite(l0) and math.isfinite(loss_recovered) else None
