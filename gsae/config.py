@@ -123,7 +123,7 @@ class TrainingSettings:
     sparsity_warmup: str = duration()
     dead_window: str = duration()
     members_at_once: int = positive(operational=True)
-    resampling: ResamplingSettings
+    resampling: ResamplingSettings = group()
     checkpoint_every: int = not_negative(operational=True)
     keep_checkpoints: int = positive(operational=True)
 
@@ -134,7 +134,7 @@ class EvaluationSettings:
 
     tokens: int = not_negative(operational=True)
     sequences_at_once: int = positive(operational=True)
-    zero_ablation: str = dataclasses.field(metadata={**one_of("masked", "all_positions").metadata, "operational": True})
+    zero_ablation: str = one_of("masked", "all_positions", operational=True)
     bootstrap_samples: int = positive(operational=True)
     baseline: str = text(operational=True)
     every: int = not_negative(operational=True)
@@ -155,15 +155,15 @@ class Config:
     """A whole run."""
 
     seed: int = setting("must be a whole number from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
-    mesh: MeshSettings
-    language_model: LanguageModelSettings
-    text: TextSettings
-    activations: ActivationSettings
-    sae: SaeSettings
+    mesh: MeshSettings = group()
+    language_model: LanguageModelSettings = group()
+    text: TextSettings = group()
+    activations: ActivationSettings = group()
+    sae: SaeSettings = group()
     sweep: Mapping[str, SweepEntry] = setting("must hold at least one entry", bool)
-    training: TrainingSettings
-    evaluation: EvaluationSettings
-    logging: LoggingSettings
+    training: TrainingSettings = group()
+    evaluation: EvaluationSettings = group()
+    logging: LoggingSettings = group()
 
 
 def parse(values: Mapping[str, Any]) -> Config:

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -79,7 +80,8 @@ def fail(complaint: str, code: int) -> None:
 
 def config_path() -> Path:
     """The config file that --config names."""
-    return Path(flags.FLAGS["config"].config_filename.partition(":")[0])
+    filename = cast(Any, flags.FLAGS["config"]).config_filename  # its own Flag class has it
+    return Path(filename.partition(":")[0])
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -40,9 +40,9 @@ def share() -> Any:
     return setting("must be between 0 and 1", lambda value: 0 <= value <= 1)
 
 
-def one_of(*names: str) -> Any:
+def one_of(*names: str, operational: bool = False) -> Any:
     """One of some names."""
-    return setting("must be one of " + ", ".join(names), lambda value: value in names)
+    return setting("must be one of " + ", ".join(names), lambda value: value in names, operational=operational)
 
 
 def text(**kwargs: bool) -> Any:
@@ -53,6 +53,11 @@ def text(**kwargs: bool) -> Any:
 def anything(**kwargs: bool) -> Any:
     """Whatever its type allows; groups of settings too."""
     return setting("", lambda value: True, **kwargs)
+
+
+def group() -> Any:
+    """A group of settings with a schema of its own."""
+    return anything()
 
 
 def some_positive() -> Any:
@@ -118,7 +123,7 @@ def _operational(schema: type, name: str) -> set[str]:
     names: set[str] = set()
     for field in dataclasses.fields(schema):
         kind = typing.get_type_hints(schema)[field.name]
-        if field.metadata.get("operational"):
+        if field.metadata["operational"]:
             names.add(f"{name}.{field.name}")
         elif dataclasses.is_dataclass(kind):
             names |= _operational(typing.cast(type, kind), f"{name}.{field.name}")
@@ -142,7 +147,7 @@ def section(schema: type, values: Any, name: str) -> Any:
                 full, "(absent)", "the config file must set it (experiments/pareto_sweep.py has them all)"
             )
         value = _value(kinds[field.name], given[field.name], full)
-        if "check" in field.metadata and not field.metadata["check"](value):
+        if not field.metadata["check"](value):
             raise SettingError(full, given[field.name], field.metadata["allowed"])
         parsed[field.name] = value
     return schema(**parsed)
