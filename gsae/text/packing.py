@@ -4,9 +4,9 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -17,13 +17,27 @@ TOKENS, STARTS, NAMES = "tokens.bin", "document_starts.bin", "document_names.jso
 CHARACTERS_AT_ONCE = TOKENS_AT_ONCE = 1 << 20
 
 
+@contextmanager
+def packer(directory: Path, record: Mapping[str, Any]) -> Iterator["Packer"]:
+    """A `Packer` that writes the store's files into `directory`; they are complete after a clean exit."""
+    with (
+        open(directory / TOKENS, "wb") as tokens,
+        open(directory / STARTS, "wb") as starts,
+        open(directory / NAMES, "wb") as names,
+    ):
+        packer = Packer(tokens, starts, names, record)
+        yield packer
+        packer.flush()
+
+
 class Packer:
     """Cuts the stream of documents into rows and appends them to the files, with the documents that begin in them.
 
-    After the exit `sequences` rows are written, `documents` begin in them, and `buffered` tokens are left over.
+    After the last flush `sequences` rows are written, `documents` begin in them, and `buffered` tokens are left over.
     """
 
-    def __init__(self, directory: Path, record: Mapping[str, Any]):
+    def __init__(self, tokens: BinaryIO, starts: BinaryIO, names: BinaryIO, record: Mapping[str, Any]):
+        self.tokens, self.starts, self.names = tokens, starts, names
         self.dtype = np.dtype(record["dtype"])
         self.before_document = np.array([i for i in [record["separator_id"]] if i is not None], self.dtype)
         self.before_row = np.array([i for i in [record["bos_id"]] if i is not None], self.dtype)
@@ -32,18 +46,6 @@ class Packer:
         self.buffer: list[np.ndarray] = []
         self.buffered = 0
         self.waiting: deque[tuple[int, str]] = deque()
-        self.files = ExitStack()
-        self.tokens, self.starts, self.names = (
-            self.files.enter_context(open(directory / name, "wb")) for name in (TOKENS, STARTS, NAMES)
-        )
-
-    def __enter__(self) -> "Packer":
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        with self.files:
-            if error_type is None:
-                self.flush()
 
     def append(self, name: str, ids: np.ndarray) -> None:
         """Adds one document to the stream, its separator first."""

@@ -94,26 +94,29 @@ def python_standard_library() -> list[Document]:
     """
     root = Path(sysconfig.get_path("stdlib"))
     documents = []
-    for path in root.rglob("*.py"):
-        parts = path.relative_to(root).parts
-        if not _belongs(parts):
-            continue
-        try:
-            with tokenize.open(path) as file:
-                text = file.read()
-        except (SyntaxError, UnicodeDecodeError):
-            continue
-        if text.strip():
-            documents.append(Document("/".join(parts), text))
+    for module in sorted(sys.stdlib_module_names):
+        for path in [root / f"{module}.py", *(root / module).rglob("*.py")]:
+            name = path.relative_to(root)
+            if path.is_file() and not _is_test(name) and (text := _declared_text(path)).strip():
+                documents.append(Document(name.as_posix(), text))
     return sorted(documents, key=lambda document: document.name)
 
 
-def _belongs(parts: tuple[str, ...]) -> bool:
-    top = parts[0].removesuffix(".py")
-    if top not in sys.stdlib_module_names or TEST_PACKAGES.intersection(parts[:-1]):
-        return False
-    stem = parts[-1].removesuffix(".py")
-    return not (stem.startswith("test_") or stem.endswith("_test"))
+def _is_test(name: Path) -> bool:
+    return (
+        bool(TEST_PACKAGES.intersection(name.parts[:-1]))
+        or name.stem.startswith("test_")
+        or name.stem.endswith("_test")
+    )
+
+
+def _declared_text(path: Path) -> str:
+    """A source file's text by the encoding that it declares; nothing when it is not in that encoding."""
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except (SyntaxError, UnicodeDecodeError):
+        return ""
 
 
 def local_files(paths: Sequence[str], *, column: str = "text") -> list[Document]:

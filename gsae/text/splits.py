@@ -72,17 +72,23 @@ def near_duplicate_groups(documents: Sequence[Document], n: int = 13, threshold:
     Returns:
         Groups of indices into `documents`, ascending, ordered by their first; every document is in exactly one.
     """
-    grams = _gram_sets(documents, n)
-    parents = np.arange(len(documents))
+    equal: dict[bytes, list[int]] = {}
+    grams = []
+    for i, grams_of_i in enumerate(_gram_sets(documents, n)):
+        same = equal.setdefault(hashlib.sha256(grams_of_i.tobytes()).digest(), [])
+        if not same:
+            grams.append(grams_of_i)
+        same.append(i)
+    parents = np.arange(len(grams))
     for left, right in _candidates(grams, threshold):
         for a, b in zip(left.tolist(), right.tolist(), strict=True):
             root_a, root_b = _root(parents, a), _root(parents, b)
             if root_a != root_b and jaccard(grams[a], grams[b]) > threshold:
                 parents[max(root_a, root_b)] = min(root_a, root_b)
     groups: dict[int, list[int]] = {}
-    for i in range(len(documents)):
-        groups.setdefault(_root(parents, i), []).append(i)
-    return list(groups.values())
+    for k, same in enumerate(equal.values()):
+        groups.setdefault(_root(parents, k), []).extend(same)
+    return sorted(sorted(group) for group in groups.values())
 
 
 def jaccard(grams_a: np.ndarray, grams_b: np.ndarray) -> float:
@@ -98,11 +104,10 @@ def _root(parents: np.ndarray, i: int) -> int:
     return i
 
 
-def _gram_sets(documents: Sequence[Document], n: int) -> list[np.ndarray]:
+def _gram_sets(documents: Sequence[Document], n: int) -> Iterator[np.ndarray]:
     """For every document, the hashes (uint64) of its n-grams, sorted, without repeats."""
     numbers: dict[str, int] = {}
     fresh = count(1)
-    sets = []
     for document in documents:
         tokens = TOKEN.findall(document.text)
         ids = [numbers.get(token) or numbers.setdefault(token, next(fresh)) for token in tokens]
@@ -111,8 +116,7 @@ def _gram_sets(documents: Sequence[Document], n: int) -> list[np.ndarray]:
         hashes = np.full(len(ids) - length + 1, length, np.uint64)
         for k in range(length):
             hashes = _mix(hashes + mixed[k : k + hashes.size])
-        sets.append(np.unique(hashes))
-    return sets
+        yield np.unique(hashes)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

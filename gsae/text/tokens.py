@@ -16,7 +16,7 @@ import numpy as np
 
 from gsae import artifacts
 from gsae.errors import RunError, SettingError
-from gsae.text.packing import NAMES, STARTS, TOKENS, Packer, encoded
+from gsae.text.packing import NAMES, STARTS, TOKENS, encoded, packer
 from gsae.text.sources import Document
 
 FORMAT = "gsae tokens 1"
@@ -161,17 +161,15 @@ def write_token_store(
         "masked_positions": masked_positions,
     }
     with artifacts.publish(path, record) as directory:
-        with Packer(directory, record) as packer:
+        with packer(directory, record) as rows:
             for document, ids in encoded(documents, encode_batch, progress):
-                packer.append(document.name, _in_vocabulary(ids, vocabulary, document.name))
-        if not packer.sequences:
-            allowed = (
-                f"the text has only {packer.buffered} tokens, fewer than one row; give more text or a smaller value"
-            )
+                rows.append(document.name, _in_vocabulary(ids, vocabulary, document.name))
+        if not rows.sequences:
+            allowed = f"the text has only {rows.buffered} tokens, fewer than one row; give more text or a smaller value"
             raise SettingError("config.text.context_length", context_length, allowed)
-        record["num_sequences"] = packer.sequences
-        record["num_documents"] = packer.documents
-        record["dropped_tokens"] = packer.buffered
+        record["num_sequences"] = rows.sequences
+        record["num_documents"] = rows.documents
+        record["dropped_tokens"] = rows.buffered
     return TokenStore.open(path)
 
 
