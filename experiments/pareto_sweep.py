@@ -53,11 +53,11 @@ def get_config() -> ConfigDict:
     # The points: each entry is the product of its tuples. Add entries freely; points that can share a program do.
     config.sweep = ConfigDict()
     config.sweep.gated = ConfigDict()
-    config.sweep.gated.architecture = "gated"
+    config.sweep.gated.architecture = "gated"  # one of those in gsae/autoencoders/registry.py
     config.sweep.gated.sites = ("mlp_out.1",)  # name.layer: resid_pre, resid_mid, resid_post, attn_z, attn_out, ...
     config.sweep.gated.width_factor = 1.0  # features = width_factor * config.sae.width
     config.sweep.gated.sparsity_coefficients = (0.08, 0.15, 0.3, 0.6)  # weight of the L1 penalty, sum-of-squares loss
-    config.sweep.gated.learning_rates = (1e-3,)
+    config.sweep.gated.learning_rates = (1e-3,)  # peak of the schedule, Adam
     config.sweep.gated.seeds = (0,)  # of the initialisation
     config.sweep.gated.options = ConfigDict()
     config.sweep.gated.options.tied = True  # the magnitude encoder is the gate's times exp(r_mag)
@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
     config.training.warmup = "200 steps"  # of the learning rate
     config.training.warmup_shape = "linear"  # | "cosine" (from 0.1 of the learning rate)
     config.training.decay = "cosine"  # | "linear" | "constant"
-    config.training.decay_start = "200 steps"
+    config.training.decay_start = "200 steps"  # where it begins to fall
     config.training.decay_to = 0.0  # share of the learning rate at the end
     config.training.sparsity_warmup = "500 steps"  # the sparsity coefficient rises linearly from 0
     config.training.dead_window = "500_000 tokens"  # a feature silent for so long is dead

@@ -15,6 +15,7 @@ from gsae.schema import (
     axis,
     duration,
     fraction,
+    group,
     not_negative,
     one_of,
     positive,

@@ -13,7 +13,7 @@ class SettingError(ValueError):
     exit_code = 2
 
     def __init__(self, setting: str, value: object, allowed: str):
-        super().__init__(f"{setting} = {value!r}: {allowed}")
+        super().__init__(f"{setting} = {' '.join(repr(value).split())}: {allowed}")
         self.setting, self.value, self.allowed = setting, value, allowed
 
 
