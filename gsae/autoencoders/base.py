@@ -1,0 +1,192 @@
+"""What all architectures share: how parameters are declared, and the operations that follow from the declarations."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gsae.autoencoders import linear
+from gsae.autoencoders.context import Context
+from gsae.errors import SettingError
+
+RECONSTRUCTION_SCALES = ("sum", "width")
+
+
+def parameter(*, feature_axis: int | None, trained: bool = True, optional: bool = False) -> Any:
+    """Declares an array of an architecture.
+
+    Args:
+        feature_axis: which axis of it is F, if any; sharding, resampling and the optimiser's resets follow from it.
+        trained: whether a gradient moves it; other arrays are visible to `encode` and saved, but not differentiated.
+        optional: whether options can leave it out; it is None then.
+    """
+    default = None if optional else dataclasses.MISSING
+    return flax.struct.field(metadata={"feature_axis": feature_axis, "trained": trained}, default=default)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of all architectures here.
+
+    Attributes:
+        ri_l1: reparametrisation-invariant L1: the penalty of a feature is weighted by the norm of its decoder vector,
+            which is then free (no unit-norm constraint).
+        reconstruction_scale: "sum" for per-example sums of squares, "width" to divide them by D, as the paper's code
+            does.
+        decoder_transpose_init: start from W_enc = W_dec^T, or from unit encoder vectors of their own.
+    """
+
+    ri_l1: bool = False
+    reconstruction_scale: str = "sum"
+    decoder_transpose_init: bool = True
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise SettingError(f"config.sae.{field.name}", value, "must be True or False")
+        if self.reconstruction_scale not in RECONSTRUCTION_SCALES:
+            allowed = "must be one of " + ", ".join(RECONSTRUCTION_SCALES)
+            raise SettingError("config.sae.reconstruction_scale", self.reconstruction_scale, allowed)
+
+    def error_scale(self, activation_width: int) -> float:
+        """What the squared-error terms of the loss are multiplied by."""
+        return 1.0 / activation_width if self.reconstruction_scale == "width" else 1.0
+
+
+class _FeatureAxes:
+    """`feature_axes` of a class (all its arrays) and of an instance (those that its options leave it)."""
+
+    def __get__(self, instance: Any, owner: type) -> Mapping[str, int | None]:
+        return {
+            field.name: field.metadata["feature_axis"]
+            for field in dataclasses.fields(owner)
+            if "feature_axis" in field.metadata and (instance is None or getattr(instance, field.name) is not None)
+        }
+
+
+class Autoencoder:
+    """Base of the architectures: frozen dataclasses of arrays, written for one member, and pure functions on them."""
+
+    Options: ClassVar[type[Options]] = Options
+    feature_axes = _FeatureAxes()
+
+    W_enc: jax.Array
+    W_dec: jax.Array
+    b_dec: jax.Array
+    options: Any
+
+    def trained_fields(self) -> tuple[str, ...]:
+        """The names of the arrays that gradients move; those that the options leave out are not among them."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return tuple(field.name for field in fields if field.name in self.feature_axes and field.metadata["trained"])
+
+    def unit_norm_fields(self) -> tuple[str, ...]:
+        """The arrays whose vectors along the feature axis are held at unit L2 norm."""
+        return () if self.options.ri_l1 else ("W_dec",)
+
+    def partition_specs(self) -> Self:
+        """The same tree with, for every array of one member, where it lives on the mesh (no `sweep` axis)."""
+        specs = {
+            name: linear.partition_spec(axis, 2 if name.startswith("W_") else 1)
+            for name, axis in self.feature_axes.items()
+        }
+        return self.replace(**specs)
+
+    def operands(self, x: jax.Array, context: Context | None) -> tuple[jax.Array, str]:
+        """x as an array of at least the parameters' precision, and the compute dtype: the context's, or theirs."""
+        dtype = self.W_enc.dtype
+        x = jnp.asarray(x)
+        return x.astype(jnp.promote_types(x.dtype, dtype)), context.compute_dtype if context else dtype.name
+
+    def sparsity_penalty(self, f_BF: jax.Array) -> jax.Array:
+        """Mean over the batch of ||f||_1, or under RI-L1 of sum_i f_i ||d_i||, for f >= 0."""
+        if not self.options.ri_l1:
+            return jnp.sum(f_BF) / f_BF.shape[0]
+        return jnp.sum(jnp.sum(f_BF, axis=0) * linear.row_norms(self.W_dec)) / f_BF.shape[0]
+
+    def active(self, f: jax.Array) -> jax.Array:
+        """Which features fire: bool, the shape of f."""
+        return f > 0
+
+    def decode(self, f: jax.Array) -> jax.Array:
+        """x_hat = f W_dec + b_dec: [..., F] -> [..., D]."""
+        return linear.decode(jnp.asarray(f, self.W_dec.dtype), self.W_dec) + self.b_dec
+
+    def after_update(self, stats: Mapping[str, jax.Array]) -> Self:
+        """What happens outside the optimiser after each update (thresholds, rules of their own): here, nothing."""
+        return self
+
+    def revive(self, dead_F: jax.Array, directions_FD: jax.Array, encoder_scale: jax.Array) -> Self:
+        """Gives dead features new vectors, and zero for every number of their own (biases, gains).
+
+        Args:
+            dead_F: bool [F].
+            directions_FD: unit vectors [F, D], read where dead: the new decoder vectors.
+            encoder_scale: scalar: the new encoder vectors are the directions times this.
+        """
+        return self.replace(
+            **{
+                name: self._revived(name, axis, dead_F, directions_FD, encoder_scale)
+                for name, axis in self.feature_axes.items()
+                if axis is not None
+            }
+        )
+
+    def _revived(self, name, axis, dead_F, directions_FD, encoder_scale):
+        old = getattr(self, name)
+        if name == "W_dec":
+            return jnp.where(dead_F[:, None], directions_FD, old).astype(old.dtype)
+        if axis == 1:
+            return jnp.where(dead_F, directions_FD.T * encoder_scale, old).astype(old.dtype)
+        return jnp.where(dead_F, 0, old).astype(old.dtype)
+
+    def rescaled(self, scale: float) -> Self:
+        """For raw activations x, the one that was trained on x * scale.
+
+        (x s - b) W + c = s [(x - b / s) W + c / s], and ReLU and step commute with a positive factor. So dividing every
+        bias by s gives f = f_trained / s: the same features fire, x_hat = x_hat_trained / s, and W_dec keeps its norms.
+        Gains (r_mag) multiply the product, not the bias, and stay.
+
+        Raises:
+            ValueError: when scale is not positive.
+        """
+        if not scale > 0:
+            raise ValueError(f"scale = {scale!r}: must be positive")
+        biases = [name for name in self.feature_axes if name.startswith("b_")]
+        return self.replace(**{name: getattr(self, name) / scale for name in biases})
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other arrays (from flax.struct)."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    @classmethod
+    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: Any) -> Self:
+        """A fresh one, float32."""
+        raise NotImplementedError
+
+    def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+        """Feature activations: [..., D] -> [..., F]."""
+        raise NotImplementedError
+
+    def loss(self, batch: Mapping[str, jax.Array], context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The training loss of a batch {"x": [B, D], "target"?: [B, D]}, a scalar, and statistics by name."""
+        raise NotImplementedError
+
+
+def unit_vectors(key: jax.Array, features: int, activation_width: int) -> jax.Array:
+    """Random unit vectors, float32 [F, D]."""
+    vectors_FD = jax.random.normal(key, (features, activation_width), jnp.float32)
+    return vectors_FD / linear.row_norms(vectors_FD)[:, None]
+
+
+def initial_weights(key, activation_width: int, features: int, options: Options) -> tuple[jax.Array, jax.Array]:
+    """W_enc [D, F] and W_dec [F, D]: unit decoder vectors; encoder vectors the same, or unit vectors of their own."""
+    decoder_key, encoder_key = jax.random.split(key)
+    W_dec_FD = unit_vectors(decoder_key, features, activation_width)
+    if options.decoder_transpose_init:
+        return W_dec_FD.T, W_dec_FD
+    return unit_vectors(encoder_key, features, activation_width).T, W_dec_FD

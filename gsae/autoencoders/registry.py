@@ -1,0 +1,43 @@
+"""The architectures by name. Adding one is a file and a line here: nothing else names an architecture."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from gsae.autoencoders.base import Autoencoder, Options
+from gsae.autoencoders.gated import Gated
+from gsae.autoencoders.standard import Standard
+from gsae.errors import SettingError
+
+ARCHITECTURES: Mapping[str, type[Autoencoder]] = {"gated": Gated, "standard": Standard}
+
+
+def architecture(name: str) -> type[Autoencoder]:
+    """The class that `name` stands for.
+
+    Raises:
+        SettingError: listing the known names.
+    """
+    if name not in ARCHITECTURES:
+        raise SettingError("config.sae.architecture", name, "must be one of " + ", ".join(sorted(ARCHITECTURES)))
+    return ARCHITECTURES[name]
+
+
+def architecture_name(autoencoder: Autoencoder) -> str:
+    """The name under which an autoencoder's class is registered."""
+    return next(name for name, known in ARCHITECTURES.items() if type(autoencoder) is known)
+
+
+def make_options(name: str, settings: Mapping[str, Any]) -> Options:
+    """The options of an architecture from plain values; those not given take their defaults.
+
+    Raises:
+        SettingError: for an unknown architecture, a setting that it does not have, or a value that is not allowed.
+    """
+    options = architecture(name).Options
+    known = {field.name for field in dataclasses.fields(options)}
+    for setting, value in settings.items():
+        if setting not in known:
+            allowed = f"{name} has no such setting, it has " + ", ".join(sorted(known))
+            raise SettingError(f"config.sae.{setting}", value, allowed)
+    return options(**settings)
