@@ -1,0 +1,276 @@
+"""One update of a whole group: every member sees the same batch, and nothing but the batch crosses members.
+
+Members are stacked on a leading axis S, split over the mesh's axis `sweep`: `vmap` over the shards, a loop over the
+members that one shard holds. The loop carries the stacked state and writes each member in place, so that with a donated
+state there is no second copy. (`lax.map` would return the new states beside the old ones; `vmap` over local members
+measured 1.2 to 1.5 times slower.)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gsae import mesh as axes
+from gsae.autoencoders.context import Context
+from gsae.autoencoders.registry import architecture
+from gsae.errors import SettingError
+from gsae.training import optimizer
+from gsae.training.groups import Group
+from gsae.training.schedules import Schedules, return_factor
+
+NEVER = -1  # last_resample of a member that was never resampled
+INITIAL, TRAINING, RESAMPLING = range(3)  # streams of random numbers
+
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """What a step needs to know beside the group.
+
+    Attributes:
+        batch_size: B, tokens in a step, over all devices.
+        schedules: of the learning rate and the sparsity coefficient.
+        seed: of the run, for architectures that sample.
+        input_scale: activations are multiplied by it; 1 / sqrt(mean squared norm) or 1.
+        compute_dtype: of the operands of the large products.
+        beta2, eps: Adam's constants.
+        resampling_return_steps: after an event the learning rate comes back along a cosine over so many steps.
+        resampling_floor: the factor of the learning rate right after an event.
+        dead_window_tokens: a feature is dead that has not fired for so many tokens.
+    """
+
+    batch_size: int
+    schedules: Schedules
+    seed: int = 0
+    input_scale: float = 1.0
+    compute_dtype: str = "float32"
+    beta2: float = 0.999
+    eps: float = 1e-8
+    resampling_return_steps: int = 1000
+    resampling_floor: float = 0.1
+    dead_window_tokens: int = 10_000_000
+
+    @property
+    def dead_window_steps(self) -> int:
+        """The window in whole steps, rounded up; a Python integer, so tokens may exceed 2^31."""
+        return -(-self.dead_window_tokens // self.batch_size)
+
+
+@flax.struct.dataclass
+class GroupState:
+    """All that one step hands to the next: two float32 copies of the parameters, and counters.
+
+    Attributes:
+        autoencoder: the stacked members, every array [S, ...].
+        second_moments: Adam's, of the trained fields, {name: [S, ...]}.
+        steps_since_fired: int32 [S, F], steps since the feature last fired in a batch.
+        active: bool [S]; False for padding and for members that became non-finite.
+        last_resample: int32 [S], the step of the last event that revived a feature of the member, or `NEVER`.
+    """
+
+    autoencoder: Any
+    second_moments: dict[str, jax.Array]
+    steps_since_fired: jax.Array
+    active: jax.Array
+    last_resample: jax.Array
+
+
+def initial_state(group: Group, activation_width: int, mesh: Mesh) -> GroupState:
+    """The state before step 0. A member's parameters follow from its point's seed alone, on any mesh and in any sweep."""
+
+    def initialise():
+        keys = [jax.random.fold_in(jax.random.key(point.seed), INITIAL) for point in group.members]
+        members = [_initialise(group, key, activation_width) for key in keys]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+        return GroupState(
+            autoencoder=stacked,
+            second_moments={name: jnp.zeros_like(getattr(stacked, name)) for name in members[0].trained_fields()},
+            steps_since_fired=jnp.zeros((group.size, group.width), jnp.int32),
+            active=jnp.arange(group.size) < len(group.points),
+            last_resample=jnp.full(group.size, NEVER, jnp.int32),
+        )
+
+    _check_sweep(group, mesh)
+    return jax.jit(initialise, out_shardings=state_shardings(group, mesh))()
+
+
+def state_shardings(group: Group, mesh: Mesh) -> GroupState:
+    """Where every array of the state lives: S over `sweep`, F over `feature`, the rest whole on each device."""
+    member = jax.eval_shape(lambda: _initialise(group, jax.random.key(0), activation_width=8))
+
+    def stacked(spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(axes.SWEEP, *spec))
+
+    specs = member.partition_specs()
+    return GroupState(
+        autoencoder=jax.tree.map(stacked, specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)),
+        second_moments={name: stacked(getattr(specs, name)) for name in member.trained_fields()},
+        steps_since_fired=stacked(PartitionSpec(axes.FEATURE)),
+        active=stacked(PartitionSpec()),
+        last_resample=stacked(PartitionSpec()),
+    )
+
+
+def abstract_state(group: Group, activation_width: int, mesh: Mesh) -> GroupState:
+    """`initial_state` as shapes, dtypes and shardings, without computing it: the target of a restore."""
+    shapes = jax.eval_shape(lambda: initial_state(group, activation_width, mesh))
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        state_shardings(group, mesh),
+    )
+
+
+def _initialise(group: Group, key: jax.Array, activation_width: int) -> Any:
+    return architecture(group.architecture).initialise(key, activation_width, group.width, group.options)
+
+
+def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> Callable[..., tuple[GroupState, Metrics]]:
+    """The jitted step of a group: (state, x_BD, step) -> (state, metrics). The given state is consumed.
+
+    x_BD is the batch in the store's dtype, sharded in any way over the mesh; `step` is an int32 scalar, 0 for the first.
+    Metrics are float32 [S]: loss, reconstruction, sparsity, auxiliary, l0, fvu, gamma, dead_share, gradient_norm,
+    learning_rate, sparsity_coefficient, active.
+
+    Raises:
+        SettingError: when the mesh does not divide the batch, the features or the group.
+    """
+    _check_sweep(group, mesh)
+    if settings.batch_size % mesh.size:
+        raise SettingError("config.training.batch_size", settings.batch_size, f"must be a multiple of {mesh.size} devices")
+    if group.width % mesh.shape[axes.FEATURE]:
+        raise SettingError("config.mesh.feature", mesh.shape[axes.FEATURE], f"must divide the width {group.width}")
+    constants = {
+        "sparsity_coefficient": group.values("sparsity_coefficient"),
+        "learning_rate": group.values("learning_rate"),
+        "seed": group.values("seed", np.uint32),
+    }
+
+    def step_group(state: GroupState, x_BD: jax.Array, step: jax.Array) -> tuple[GroupState, Metrics]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            x_BD = jax.sharding.reshard(x_BD, PartitionSpec(axes.DATA, None)).astype(jnp.float32) * settings.input_scale
+
+            def update(member: GroupState, own: dict[str, jax.Array]) -> tuple[GroupState, Metrics]:
+                return update_member(member, own, x_BD, step, settings)
+
+            return over_members(update, state, constants, mesh)
+
+    return jax.jit(step_group, donate_argnums=0, out_shardings=(state_shardings(group, mesh), None))
+
+
+def over_members(update: Callable[..., tuple[Any, Any]], state: Any, constants: Any, mesh: Mesh) -> tuple[Any, Any]:
+    """Applies update(member state, member constants) -> (member state, outputs) to all members, in place.
+
+    Args:
+        update: sees arrays without the axis S.
+        state: a tree of arrays [S, ...], S split over the mesh's axis `sweep`; its shapes and dtypes stay.
+        constants: a tree of arrays [S, ...], read only.
+        mesh: the mesh; S is a multiple of its axis `sweep`.
+
+    Returns:
+        the new state, and the outputs stacked on S.
+    """
+    shards = mesh.shape[axes.SWEEP]
+
+    def one_shard(state, constants):
+        def read(tree, i):
+            return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
+
+        def write(tree, part, i):
+            return jax.tree.map(lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, i, 0), tree, part)
+
+        def body(state, i):
+            member, outputs = update(read(state, i), read(constants, i))
+            return write(state, member, i), outputs
+
+        return jax.lax.scan(body, state, jnp.arange(jax.tree.leaves(state)[0].shape[0]))
+
+    # Reshaping says where the result lives: for an axis of one device it would be a guess.
+    def split(leaf):
+        own = jax.typeof(leaf).sharding.spec[1:]
+        shape = (shards, leaf.shape[0] // shards, *leaf.shape[1:])
+        return jnp.reshape(leaf, shape, out_sharding=PartitionSpec(axes.SWEEP, None, *own))
+
+    def join(leaf):
+        own = jax.typeof(leaf).sharding.spec[2:]
+        shape = (leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
+        return jnp.reshape(leaf, shape, out_sharding=PartitionSpec(axes.SWEEP, *own))
+
+    def place(leaf):
+        leaf = jnp.asarray(leaf)
+        return jax.sharding.reshard(leaf, PartitionSpec(axes.SWEEP, *(None,) * (leaf.ndim - 1)))
+
+    state, constants = jax.tree.map(split, (state, jax.tree.map(place, constants)))
+    return jax.tree.map(join, jax.vmap(one_shard, spmd_axis_name=axes.SWEEP)(state, constants))
+
+
+def update_member(
+    member: GroupState, own: dict[str, jax.Array], x_BD: jax.Array, step: jax.Array, settings: StepSettings
+) -> tuple[GroupState, Metrics]:
+    """One update of one member, whose state has no axis S; a member that is not finite stays as it was.
+
+    Args:
+        member: its state.
+        own: its scalars sparsity_coefficient, learning_rate and seed.
+        x_BD: the scaled batch, float32, rows over `data`.
+        step: int32, updates made before this one.
+    """
+    autoencoder = member.autoencoder
+    parameters = {name: getattr(autoencoder, name) for name in autoencoder.trained_fields()}
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), TRAINING), own["seed"])
+    coefficient = own["sparsity_coefficient"] * settings.schedules.sparsity_factor(step)
+    context = Context(
+        sparsity_coefficient=coefficient,
+        key=jax.random.fold_in(key, step),
+        train=True,
+        compute_dtype=settings.compute_dtype,
+    )
+    since = jnp.where(member.last_resample == NEVER, -1, step - member.last_resample)
+    learning_rate = own["learning_rate"] * settings.schedules.learning_rate_factor(step)
+    learning_rate *= return_factor(since, settings.resampling_return_steps, settings.resampling_floor)
+
+    def loss_of(parameters):
+        return autoencoder.replace(**parameters).loss({"x": x_BD}, context)
+
+    (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    gradient_norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients.values()))
+    parameters, second_moments = optimizer.update_member(
+        gradients,
+        member.second_moments,
+        parameters,
+        step=step,
+        learning_rate=learning_rate,
+        unit_norm_axes={name: autoencoder.feature_axes[name] for name in autoencoder.unit_norm_fields()},
+        beta2=settings.beta2,
+        eps=settings.eps,
+    )
+    ok = member.active & jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    new = member.replace(
+        autoencoder=autoencoder.replace(**parameters).after_update(stats),
+        second_moments=second_moments,
+        steps_since_fired=jnp.where(stats["fired"] > 0, 0, member.steps_since_fired + 1),
+    )
+    new = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, member).replace(active=ok)
+    metrics = {name: stats[name] for name in ("reconstruction", "sparsity", "auxiliary", "l0")} | {
+        "loss": loss,
+        "fvu": stats["squared_error"] / stats["variance"],
+        "gamma": stats["x_hat_squared"] / stats["x_dot_x_hat"],
+        "dead_share": jnp.mean(new.steps_since_fired >= settings.dead_window_steps, dtype=jnp.float32),
+        "gradient_norm": gradient_norm,
+        "learning_rate": learning_rate,
+        "sparsity_coefficient": coefficient,
+        "active": ok,
+    }
+    return new, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+
+
+def _check_sweep(group: Group, mesh: Mesh) -> None:
+    if group.size % mesh.shape[axes.SWEEP]:
+        raise SettingError("config.mesh.sweep", mesh.shape[axes.SWEEP], f"must divide the {group.size} members of a group")
