@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gsae.errors import SettingError
+from gsae.errors import RunError, SettingError
 from gsae.text import files
 
 SOURCES = ("python_standard_library", "files", "hugging_face")
@@ -158,8 +158,9 @@ def hugging_face(
 
     Raises:
         SettingError: when the data set cannot be reached or lacks the configuration, split or column.
+        RunError: when it can no longer be read on the way.
     """
-    rows = _open_data_set(name, configuration, split, streaming)
+    rows = _rows(_open_data_set(name, configuration, split, streaming), name)
     documents = (
         Document(f"{split}:{number}", text)
         for number, row in enumerate(rows)
@@ -176,10 +177,24 @@ def _open_data_set(name: str, configuration: str | None, split: str, streaming: 
     try:
         return datasets.load_dataset(name, configuration, split=split, streaming=streaming)
     except Exception as error:  # the library, its hub client and its HTTP client share no base class
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = _one_line(error)
         setting, value = "config.text.name", name
         if "split" in reason.lower():
             setting, value = "config.text.split", split
         elif "BuilderConfig" in reason or "config name" in reason.lower():
             setting, value = "config.text.configuration", str(configuration)
         raise SettingError(setting, value, f"the data set {name} could not be opened: {reason}") from error
+
+
+def _rows(data_set: Iterable[dict], name: str) -> Iterator[dict]:
+    number = 0
+    try:
+        for row in data_set:
+            yield row
+            number += 1
+    except Exception as error:  # as above: whatever the network or a broken file makes of it
+        raise RunError(f"the data set {name} could not be read past row {number}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -46,10 +46,9 @@ def split_documents(
     target = held_out_fraction * sizes.sum()
     largest = max(LARGEST_SHARE_OF_HELD_OUT * target, float(np.median(sizes)))
     keys = [_position(salt, min(documents[i].name for i in group)) for group in groups]
+    eligible = [g for g in sorted(range(len(groups)), key=keys.__getitem__) if sizes[g] <= largest]
     held, taken = set[int](), 0
-    for g in sorted(range(len(groups)), key=keys.__getitem__):
-        if sizes[g] > largest:
-            continue
+    for g in eligible[: len(groups) - 1]:
         if taken and abs(taken + sizes[g] - target) > abs(taken - target):
             break
         held.update(groups[g])
@@ -134,7 +133,7 @@ def _candidates(sets: list[np.ndarray], threshold: float) -> Iterator[tuple[np.n
     among the first |A| - ceil(t |A|) + 1 of A and the like of B (prefix filter: Chaudhuri et al. 2006; Bayardo et al.
     2007). Rare grams come first, so that a licence header in every file costs nothing.
     """
-    sizes = np.array([s.size for s in sets])
+    sizes = np.array([s.size for s in sets], np.int64)
     owner = np.repeat(np.arange(len(sets)), sizes)
     _, gram, frequency = np.unique(
         np.concatenate([*sets, np.empty(0, np.uint64)]), return_inverse=True, return_counts=True
@@ -152,7 +151,9 @@ def _pairs(
     gram: np.ndarray, owner: np.ndarray, sizes: np.ndarray, threshold: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Distinct pairs of owners of the same gram, in portions of bounded memory. `gram` is sorted."""
-    starts = np.flatnonzero(np.r_[True, gram[1:] != gram[:-1]]) if gram.size else np.empty(0, int)
+    if not gram.size:
+        return
+    starts = np.flatnonzero(np.r_[True, gram[1:] != gram[:-1]])
     ends = np.r_[starts[1:], gram.size]
     # The entry at position p makes pairs with those after it that have the same gram.
     followers = np.repeat(ends, ends - starts) - np.arange(gram.size) - 1
