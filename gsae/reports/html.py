@@ -1,0 +1,189 @@
+"""One self-contained HTML page of a sweep: nothing is fetched, everything is escaped, it reads on screen and paper."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from gsae.evaluation.frontier import Comparison
+from gsae.reports.findings import flat, headline, warnings
+from gsae.reports.rows import Row, by_architecture, by_place, label
+from gsae.reports.tables import cells, comparison_cells, comparison_headings, headings
+
+HERE = Path(__file__).parent
+
+
+def page(
+    rows: Sequence[Row],
+    *,
+    title: str,
+    compared: Mapping[str, Sequence[Comparison]],
+    figures: Mapping[str, str],
+    config: Mapping[str, Any],
+    command: str,
+    versions: Mapping[str, str],
+    seconds_per_stage: Mapping[str, float],
+) -> str:
+    """The text of the page.
+
+    Args:
+        rows: the results.
+        title: the name of the run.
+        compared: by site, `findings.comparisons` of the rows.
+        figures: SVG elements `frontier`, `shrinkage`, `density`, and perhaps `training`; "" for none.
+        config: all settings, nested.
+        command: the command line that made the run.
+        versions: by package.
+        seconds_per_stage: by stage, wall-clock seconds.
+    """
+    parts = {
+        "title": escape(title),
+        "style": (HERE / "report.css").read_text(encoding="utf-8"),
+        "subtitle": escape(_subtitle(rows)),
+        "headline": "\n".join(f'<p class="headline">{escape(text)}</p>' for text in headline(rows, compared)),
+        "frontier": _figure(figures["frontier"], FRONTIER_CAPTION),
+        "warnings": _warnings(warnings(rows)),
+        "comparison": _comparison(compared),
+        "points": _points(rows),
+        "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION),
+        "density": _figure(figures["density"], DENSITY_CAPTION, wide=True),
+        "training": _training(figures.get("training", "")),
+        "weights": _weights(rows),
+        "provenance": _provenance(config, command, versions, seconds_per_stage),
+    }
+    return Template((HERE / "report.html").read_text(encoding="utf-8")).substitute(parts)
+
+
+FRONTIER_CAPTION = (
+    "Up and to the left is better. Filled markers and lines: the points that no other point of their architecture and "
+    "seed beats; open markers: the rest. Bars: bootstrap standard error over documents. Shaded, where there are several "
+    "seeds: their range. Loss recovered is 1 − (CE spliced − CE clean) / (CE zero − CE clean), on held-out text."
+)
+SHRINKAGE_CAPTION = (
+    "gamma is the factor by which reconstructions would have to be divided to fit best (Rajamanoharan et al. 2024, "
+    "section 2.3): below 1, they are systematically too small."
+)
+DENSITY_CAPTION = (
+    "How often features fire, on held-out tokens: one histogram for each point, sparsest on top, heights to one scale "
+    "within a panel. Features that never fired are counted at the left and are not in the histogram."
+)
+
+
+def _subtitle(rows: Sequence[Row]) -> str:
+    sites = ", ".join(by_place(rows)) or "no site"
+    tokens = sorted({int(row["tokens"]) for row in rows if row.get("tokens")})
+    held_out = f", judged on {tokens[0]:,} held-out tokens" if len(tokens) == 1 else ""
+    return f"{len(rows)} sparse autoencoders at {sites}{held_out}"
+
+
+def _figure(svg: str, caption: str, wide: bool = False) -> str:
+    if not svg:
+        return ""
+    kind = ' class="wide"' if wide else ""
+    return f'<figure{kind}><div class="scroll">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _warnings(found: Sequence[str]) -> str:
+    if not found:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in found)
+    return f'<section class="warn"><strong>Read with care</strong><ul>{items}</ul></section>'
+
+
+def _comparison(compared: Mapping[str, Sequence[Comparison]]) -> str:
+    tables = [
+        _table(f"{pair.baseline} against {pair.other}, {site}", comparison_headings(pair), _levels(pair))
+        for site, pairs in compared.items()
+        for pair in pairs
+        if pair.levels
+    ]
+    if not tables:
+        return ""
+    text = (
+        "L0 at fixed values of loss recovered, interpolated along each frontier in log L0, never extrapolated. "
+        "The ratio is the first L0 over the second; over seeds, it is a geometric mean with its range."
+    )
+    return f"<section><h2>At equal loss recovered</h2><p>{escape(text)}</p>{''.join(tables)}</section>"
+
+
+def _levels(pair: Comparison) -> list[list[str]]:
+    return [comparison_cells(level) for level in pair.levels]
+
+
+def _points(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "<p>No point was evaluated.</p>"
+    columns = headings()
+    body = []
+    for site, here in by_place(rows).items():
+        for architecture, group in by_architecture(here).items():
+            title = escape(f"{label(architecture, group)} at {site}")
+            body.append(f'<tr><th colspan="{len(columns)}" scope="rowgroup">{title}</th></tr>')
+            body += [_line(cells(row)) for row in group]
+    note = (
+        "L0: active features per token. ΔCE: cross-entropy with the reconstruction spliced in, less the clean one. "
+        "KL: of the clean from the spliced predictions, nats. FVU: fraction of variance unexplained. alive: share of "
+        "features that fired at least once on the held-out tokens. All columns are in results.csv."
+    )
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f"<p><small>{escape(note)}</small></p>"
+    )
+
+
+def _training(svg: str) -> str:
+    caption = "Every autoencoder during training, on training batches; thin lines are single points of the sweep."
+    return f"<section><h2>Training</h2>{_figure(svg, caption, wide=True)}</section>" if svg else ""
+
+
+def _weights(rows: Sequence[Row]) -> str:
+    names = [str(row["point"]) for row in rows if row.get("point")]
+    example = names[0] if names else "<point>"
+    code = (
+        "import gsae\n\n"
+        f'sae = gsae.load("autoencoders/{example}")  # a path relative to this file\n'
+        "f = sae.encode(x)       # features [..., F] of raw activations x [..., D]\n"
+        "x_hat = sae.decode(f)   # their reconstruction\n"
+    )
+    listed = "\n".join(f"autoencoders/{name}" for name in names)
+    more = f"<details><summary>All {len(names)} paths</summary><pre>{escape(listed)}</pre></details>" if names else ""
+    return f"<pre>{escape(code)}</pre>{more}"
+
+
+def _provenance(
+    config: Mapping[str, Any], command: str, versions: Mapping[str, str], seconds: Mapping[str, float]
+) -> str:  # fmt: skip
+    longest, total = max(seconds.values(), default=0.0), sum(seconds.values())
+    stages = "".join(
+        f'<tr><td>{escape(name)}</td><td class="right">{spent:,.1f} s</td>'
+        f'<td style="width:20rem"><span class="bar" style="width:{100 * spent / (longest or 1):.1f}%"></span></td></tr>'
+        for name, spent in seconds.items()
+    )
+    stages += f'<tr><td>total</td><td class="right">{total:,.1f} s</td><td></td></tr>'
+    settings = flat(config)
+    return (
+        f"<h3>Command</h3><pre>{escape(command)}</pre>"
+        f'<h3>Time</h3><div class="scroll"><table class="pairs"><tbody>{stages}</tbody></table></div>'
+        f"<h3>Versions</h3>{_pairs(list(versions.items()))}"
+        f"<h3>Settings</h3><details><summary>All {len(settings)} settings</summary>{_pairs(settings)}</details>"
+    )
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    lines = "".join(f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in pairs)
+    return f'<div class="scroll"><table class="pairs"><tbody>{lines}</tbody></table></div>'
+
+
+def _table(caption: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = "".join(_line(line) for line in lines)
+    return (
+        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _line(texts: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in texts) + "</tr>"

@@ -1,0 +1,207 @@
+"""The three figures of a sweep: the frontier, shrinkage, and firing densities. Each returns a matplotlib Figure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gsae.evaluation.frontier import frontiers, pareto_set
+from gsae.reports import style
+from gsae.reports.rows import Row, by_architecture, by_place, distinct, drawable, label, number
+from gsae.reports.tables import significant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOWEST = -0.1  # loss recovered below it (early in training) is counted in a note, not drawn: it would flatten the rest
+RIDGES = 12  # histograms in one panel
+
+
+def draw_frontier(path: Path, rows: Sequence[Row]) -> None:
+    """Draws the rows evaluated so far to a PNG file; called while training."""
+    style.save_png(frontier_figure(rows), path)
+
+
+@style.styled
+def frontier_figure(rows: Sequence[Row]) -> "Figure":
+    """Loss recovered against L0, a panel for each site: all points, the Pareto set as a line, seeds as a band."""
+    names = [str(name) for name in distinct(rows, "architecture")]
+    sites = by_place(rows) or {"": []}
+    figure, axes = style.panels(len(sites), *((7.2, 4.7) if len(sites) == 1 else (4.6, 4.0)))
+    for ax, (site, here) in zip(axes, sites.items(), strict=True):
+        ax.set_title(f"Loss recovered against sparsity, {site}" if site else "Loss recovered against sparsity")
+        shown = drawable(here, "loss_recovered")
+        if not shown:
+            style.say_empty(ax, "no finished point with a finite loss recovered and L0 above 0")
+            continue
+        style.logarithmic_l0(ax, [number(row, "l0") for row in shown])
+        ax.set_ylabel("loss recovered")
+        for i, name in enumerate(names):
+            if group := [row for row in shown if row["architecture"] == name]:
+                _draw_frontier(ax, i, label(name, group), group)
+        _limit_loss_recovered(ax, shown)
+        ax.legend(loc="lower right")
+    return figure
+
+
+def _draw_frontier(ax: "Axes", index: int, text: str, group: Sequence[Row]) -> None:
+    colour, marker, dashes = style.COLOURS[index % 6], style.MARKERS[index % 6], style.DASHES[index % 6]
+    lines = [line for of_seeds in frontiers(group).values() for line in of_seeds.values()]
+    thickness = 1.7 if len(lines) == 1 else 1.0
+    for line in lines:
+        ax.plot(line.l0, line.loss_recovered, color=colour, linestyle=dashes, linewidth=thickness, zorder=2)
+    band = seed_band(group)
+    if band:
+        ax.fill_between(*band, color=colour, alpha=0.16, linewidth=0, zorder=1)
+    chosen = {id(row) for seed in _by_seed(group) for row in pareto_set(seed)}
+    errors = [number(row, "loss_recovered_se") for row in group]
+    x, y = _columns(group, "l0", "loss_recovered")
+    yerr = [0.0 if math.isnan(error) else error for error in errors]
+    ax.errorbar(x, y, yerr, fmt="none", ecolor=colour, elinewidth=1.1, capsize=2.5, capthick=1.1, zorder=3)
+    for filled in (True, False):
+        some = [row for row in group if (id(row) in chosen) == filled]
+        x, y = _columns(some, "l0", "loss_recovered")
+        face = colour if filled else "#ffffff"
+        ax.plot(x, y, linestyle="", marker=marker, color=colour, markerfacecolor=face, markeredgewidth=1.3, zorder=4)
+    ax.plot([], [], color=colour, linestyle=dashes, linewidth=1.7, marker=marker, label=text)
+
+
+def _by_seed(group: Sequence[Row]) -> list[list[Row]]:
+    replicates: dict[Any, list[Row]] = {}
+    for row in group:
+        replicates.setdefault((row.get("seed"), row.get("data_seed")), []).append(row)
+    return list(replicates.values())
+
+
+def seed_band(group: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """L0, lowest and highest loss recovered over the seeds' frontiers; None where fewer than two of them overlap.
+
+    Each seed's frontier is interpolated linearly in log L0, over the L0 that all of them reach.
+    """
+    curves = [(np.log(f.l0), f.loss_recovered) for lines in frontiers(group).values() for f in lines.values()]
+    if len(curves) < 2:
+        return None
+    low, high = max(log_l0[0] for log_l0, _ in curves), min(log_l0[-1] for log_l0, _ in curves)
+    if low >= high:
+        return None
+    grid = np.linspace(low, high, 100)
+    heights = np.stack([np.interp(grid, log_l0, recovered) for log_l0, recovered in curves])
+    return np.exp(grid), heights.min(0), heights.max(0)
+
+
+def _limit_loss_recovered(ax: "Axes", rows: Sequence[Row]) -> None:
+    recovered = [number(row, "loss_recovered") for row in rows]
+    low, high = min(recovered), max(recovered)
+    below = sum(value < LOWEST for value in recovered)
+    if below and high > 0:
+        low = LOWEST
+        ax.text(
+            0.01, 0.02, f"{below} more below {LOWEST:g}", transform=ax.transAxes, color=style.FAINT, fontsize=8.5
+        )  # fmt: skip
+    margin = 0.06 * max(high - low, 0.02)
+    ax.set_ylim(low - margin, high + margin)
+
+
+@style.styled
+def shrinkage_figure(rows: Sequence[Row]) -> "Figure":
+    """Relative reconstruction bias gamma against L0, a panel for each site; below 1 reconstructions are too small."""
+    names = [str(name) for name in distinct(rows, "architecture")]
+    sites = by_place(rows) or {"": []}
+    figure, axes = style.panels(len(sites), *((7.2, 4.0) if len(sites) == 1 else (4.6, 3.6)))
+    for ax, (site, here) in zip(axes, sites.items(), strict=True):
+        ax.set_title(f"Shrinkage, {site}" if site else "Shrinkage")
+        shown = drawable(here, "gamma")
+        if not shown:
+            style.say_empty(ax, "no finished point with a finite gamma and L0 above 0")
+            continue
+        style.logarithmic_l0(ax, [number(row, "l0") for row in shown])
+        ax.set_ylabel("relative reconstruction bias gamma\n(1: lengths kept, below 1: shrunk)")
+        ax.axhline(1.0, color=style.INK, linewidth=1.0, zorder=1)
+        for i, name in enumerate(names):
+            group = [row for row in shown if row["architecture"] == name]
+            if not group:
+                continue
+            x, y = _columns(group, "l0", "gamma")
+            line = ax.plot(x, y, color=style.COLOURS[i % 6], marker=style.MARKERS[i % 6], label=label(name, group))[0]
+            line.set_linestyle(style.DASHES[i % 6] if len(_by_seed(group)) == 1 else "")
+        gammas = [number(row, "gamma") for row in shown] + [1.0]
+        margin = 0.08 * max(max(gammas) - min(gammas), 0.02)
+        ax.set_ylim(min(gammas) - margin, max(gammas) + 2 * margin)
+        ax.legend(loc="lower right")
+    return figure
+
+
+@style.styled
+def density_figure(rows: Sequence[Row], densities: Mapping[str, Any]) -> "Figure":
+    """Histograms of log10 firing density, a ridge for each point, a panel for each site and architecture.
+
+    Args:
+        rows: the results; a point without densities is left out.
+        densities: by point, the share of held-out tokens on which each feature fired, [F].
+    """
+    names = [str(name) for name in distinct(rows, "architecture")]
+    groups = [
+        (site, name, group)
+        for site, here in by_place(rows).items()
+        for name, group in by_architecture([row for row in here if row.get("point") in densities]).items()
+    ]
+    most = max((min(len(group), RIDGES) for _, _, group in groups), default=3)
+    wide = 4.9 if len(groups) > 1 else 7.2
+    figure, axes = style.panels(max(len(groups), 1), wide, 1.5 + 0.52 * most, columns=min(max(len(names), 1), 3))
+    if not groups:
+        style.say_empty(axes[0], "no firing densities")
+    lowest = _lowest_decade([densities[row["point"]] for _, _, group in groups for row in group])
+    for ax, (site, name, group) in zip(axes, groups, strict=False):
+        chosen = _evenly(group, RIDGES)
+        note = f" ({len(chosen)} of {len(group)} points)" if len(chosen) < len(group) else ""
+        ax.set_title(f"{label(name, group)}{note}" + (f"\n{site}" if len(by_place(rows)) > 1 else ""))
+        _draw_ridges(ax, style.COLOURS[names.index(name) % 6], chosen, densities, lowest)
+    return figure
+
+
+def _draw_ridges(
+    ax: "Axes", colour: str, group: Sequence[Row], densities: Mapping[str, Any], lowest: int
+) -> None:  # fmt: skip
+    left = 1.32 * lowest  # room for the labels
+    edges = np.linspace(lowest, 0, 6 * -lowest + 1)
+    histograms = []
+    for row in group:
+        density = np.asarray(densities[row["point"]], np.float64)
+        histograms.append(np.histogram(np.log10(density[density > 0]), edges)[0] / max(density.size, 1))
+    tallest = max(histogram.max() for histogram in histograms) or 1.0
+    for i, (row, histogram) in enumerate(zip(group, histograms, strict=True)):
+        base = float(len(group) - 1 - i)  # sparsest on top
+        never = float(np.mean(np.asarray(densities[row["point"]]) == 0))
+        heights = base + 0.86 * histogram / tallest
+        ax.stairs(heights, edges, baseline=base, fill=True, color=colour, alpha=0.3, zorder=2)
+        ax.stairs(heights, edges, baseline=base, color=colour, linewidth=1.1, zorder=3)
+        ax.text(left, base + 0.50, f"L0 {significant(number(row, 'l0'))}", fontsize=8.5, va="center")
+        ax.text(
+            left, base + 0.20, f"{100 * never:.1f}% never fired", fontsize=8, va="center", color=style.FAINT
+        )  # fmt: skip
+    ax.set_xlim(left, 0)
+    ax.set_xticks(range(lowest, 1))
+    ax.set_ylim(-0.05, len(group) + 0.05)
+    ax.set_yticks(range(len(group)), [""] * len(group))
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("log10 of the share of tokens on which a feature fires")
+
+
+def _lowest_decade(densities: Sequence[Any]) -> int:
+    """The power of ten at or below every positive density."""
+    positive = [np.min(density[density > 0]) for density in map(np.asarray, densities) if np.any(density > 0)]
+    return min(math.floor(math.log10(min(positive))), -1) if positive else -5
+
+
+def _evenly(group: Sequence[Row], count: int) -> list[Row]:
+    if len(group) <= count:
+        return list(group)
+    return [group[round(i * (len(group) - 1) / (count - 1))] for i in range(count)]
+
+
+def _columns(rows: Sequence[Row], *columns: str) -> list[list[float]]:
+    return [[number(row, column) for row in rows] for column in columns]

@@ -1,0 +1,71 @@
+"""The last stage of a run: results.csv, three figures, and report.html, out of rows and densities."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gsae.artifacts import write_file
+from gsae.reports import curves, html, plots, style
+from gsae.reports.findings import comparisons, headline, warnings
+from gsae.reports.rows import Row
+from gsae.reports.tables import comparison_table, terminal_table, write_results_csv
+
+STEP = 0.05  # between the fixed values of loss recovered
+
+
+def write_report(
+    directory: Path,
+    *,
+    rows: Sequence[Row],
+    densities: Mapping[str, Any],
+    baseline: str,
+    config: Mapping[str, Any],
+    command: str,
+    versions: Mapping[str, str],
+    seconds_per_stage: Mapping[str, float],
+    metrics_log: Path | None = None,
+    title: str | None = None,
+) -> str:
+    """Writes results.csv, frontier.png, shrinkage.png, density.png and report.html, each whole or not at all.
+
+    Args:
+        directory: the run's directory.
+        rows: one mapping a point, with the columns of `rows.COLUMNS`; gaps are None or NaN.
+        densities: by point, the share of held-out tokens on which each feature fired, [F].
+        baseline: the architecture whose L0 is divided by the others' at equal loss recovered.
+        config: all settings, nested plain values.
+        command: the command line of the run.
+        versions: of the packages that matter, by name.
+        seconds_per_stage: wall-clock seconds, by stage.
+        metrics_log: the JSON lines that training logged; None leaves the training curves out.
+        title: heads the page; the directory's name if None.
+
+    Returns:
+        What the terminal shows: the table of points, the comparison, the headline, and warnings.
+    """
+    directory = Path(directory)
+    compared = comparisons(rows, baseline, STEP)
+    figures = {
+        "frontier": plots.frontier_figure(rows),
+        "shrinkage": plots.shrinkage_figure(rows),
+        "density": plots.density_figure(rows, densities),
+    }
+    write_results_csv(directory / "results.csv", rows)
+    for name, figure in figures.items():
+        style.save_png(figure, directory / f"{name}.png")
+    training = curves.training_figure(curves.read_log(metrics_log), rows) if metrics_log else None
+    drawn = {name: style.to_svg(figure, name) for name, figure in figures.items()}
+    text = html.page(
+        rows,
+        title=title or directory.resolve().name,
+        compared=compared,
+        figures=drawn | {"training": style.to_svg(training, "training") if training else ""},
+        config=config,
+        command=command,
+        versions=versions,
+        seconds_per_stage=seconds_per_stage,
+    )
+    write_file(directory / "report.html", text)
+    tables = [comparison_table(site, pair) for site, pairs in compared.items() for pair in pairs]
+    notes = [f"note: {text}" for text in warnings(rows)]
+    return "\n\n".join([terminal_table(rows), *tables, *headline(rows, compared), *notes])
