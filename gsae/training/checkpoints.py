@@ -1,0 +1,294 @@
+"""Checkpoints: written by Orbax in the background, digested by us, published whole, verified when they are read.
+
+Orbax restores flipped bits silently, so every checkpoint carries a SHA-256 of every array shard, taken from a copy made
+when the save began, and of every file. A checkpoint is written aside and renamed once all of it is on the disk: what a
+killed process leaves behind does not count.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gsae import __version__, artifacts
+from gsae.errors import RunError, SettingError
+from gsae.training.digests import HostShards, digest, host_copies, verify
+
+PREFIX = "step-"
+DAMAGED = "damaged-"
+STATE = "state"
+PEERS_TIMEOUT = 600.0  # seconds that process 0 waits for the digests of the others
+
+
+class Checkpoints:
+    """The checkpoints of one training run, in one directory that all processes see.
+
+    Args:
+        directory: where they are; made if missing.
+        every: `due` is true at multiples of so many steps; 0 for never.
+        keep: the newest so many stay.
+        keep_every: those at multiples of so many steps stay too; 0 for none.
+        settings: fingerprint of what must be equal for a checkpoint to be continued.
+
+    Raises:
+        RunError: when the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path, *, every: int, keep: int = 2, keep_every: int = 0, settings: str = ""):
+        import orbax.checkpoint as ocp  # heavy: only a run that trains pays for it
+
+        self.directory, self.every, self.keep, self.keep_every = Path(directory), every, keep, keep_every
+        self.settings = settings
+        with artifacts.explained(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            artifacts.write_file(self.directory / ".writable", "")
+            (self.directory / ".writable").unlink()
+            for left in self.directory.glob(f"*{artifacts.PARTIAL}*"):
+                shutil.rmtree(left)
+        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), timeout_secs=3600)
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._saving: concurrent.futures.Future[None] | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether the state after `step` updates is one to keep."""
+        return self.every > 0 and step > 0 and step % self.every == 0
+
+    def steps(self) -> list[int]:
+        """The steps of the published checkpoints, oldest first; damaged ones are among them until they are read."""
+        names = (re.fullmatch(PREFIX + r"(\d+)", entry.name) for entry in self.directory.iterdir())
+        return sorted(int(match[1]) for match in names if match)
+
+    def save(self, step: int, states: Any, about: Mapping[str, Any] | None = None) -> None:
+        """Begins to save the state after `step` updates; returns once it is copied to the host.
+
+        Args:
+            step: updates made.
+            states: a pytree of jax.Arrays; they may be donated as soon as this returns.
+            about: plain values that come back with the state.
+
+        Raises:
+            RunError: when the save before this one failed (a full disk).
+        """
+        import orbax.checkpoint as ocp
+
+        self.wait()
+        arrays = _named_arrays(states)
+        aside = self._path(step, artifacts.PARTIAL + "save")
+        with self._explained(step):
+            if jax.process_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir()
+            copies = host_copies(arrays)
+            self._orbax.save(aside / STATE, args=ocp.args.PyTreeSave(arrays))
+        manifest = {
+            "step": step,
+            "settings": self.settings,
+            "about": dict(about or {}),
+            "versions": {"gsae": __version__, "jax": jax.__version__, "orbax": ocp.__version__},
+            "arrays": {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in arrays.items()},
+        }
+        self._saving = self._worker.submit(self._finish, step, aside, copies, manifest)
+
+    def wait(self) -> None:
+        """Waits for the save in flight; raises its RunError."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
+
+    def check(self) -> None:
+        """Raises the RunError of a save that failed meanwhile; never waits."""
+        if self._saving is not None and self._saving.done():
+            self.wait()
+
+    def close(self) -> None:
+        """Waits for the save in flight and ends the threads."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+            self._orbax.close()
+
+    def restore_newest(self, targets: Any, say: Any = print) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest checkpoint whose every byte is as it was written; None where there is none yet.
+
+        Args:
+            targets: a pytree of arrays or of jax.ShapeDtypeStructs with shardings, like the `states` saved; the mesh
+                may be another. Where only the leading axis has another length than was saved (a sweep padded for
+                another mesh), the array comes back with the saved length, that axis not split.
+            say: takes the one line about each damaged checkpoint that was passed over.
+
+        Returns:
+            step, states, about.
+
+        Raises:
+            RunError: when there are checkpoints and all are damaged.
+            SettingError: when the newest readable one was made with other settings.
+        """
+        problems: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            restored: tuple[Any, dict[str, Any]] | None = None
+            try:
+                restored = self._restore(step, targets)
+            except SettingError:
+                raise
+            except Exception as error:  # altered bytes make Orbax and TensorStore raise nearly anything
+                problems[step] = _first_line(error)
+            if not _all_processes(restored is not None) or restored is None:
+                problems.setdefault(step, "another process could not read it")
+                say(f"{self._path(step)}: damaged, not used ({problems[step]})")
+                continue
+            # Only now: if none is good, the next start must find them all again instead of an empty directory.
+            for bad in problems if jax.process_index() == 0 else ():
+                shutil.rmtree(self.directory / f"{DAMAGED}{bad}", ignore_errors=True)
+                os.rename(self._path(bad), self.directory / f"{DAMAGED}{bad}")
+            states, manifest = restored
+            return step, states, manifest["about"]
+        if problems:
+            raise RunError(
+                f"{self.directory}: every checkpoint is damaged; remove the directory to train from the start"
+            )
+        return None
+
+    def _path(self, step: int, suffix: str = "") -> Path:
+        return self.directory / f"{PREFIX}{step:09d}{suffix}"
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Any:
+        """Turns whatever Orbax raises into one line."""
+        try:
+            yield
+        except RunError:
+            raise
+        except Exception as error:
+            raise RunError(f"{self._path(step)}: the checkpoint could not be saved ({_first_line(error)})") from error
+
+    def _finish(self, step: int, aside: Path, copies: HostShards, manifest: dict) -> None:
+        """In the background: digests, waits for Orbax, publishes, forgets the oldest."""
+        with self._explained(step), artifacts.explained(aside):
+            try:
+                digests = {name: {key: digest(part) for key, part in parts.items()} for name, parts in copies.items()}
+                copies.clear()
+                artifacts.write_json(aside / f"digests-{jax.process_index()}.json", digests)
+                self._orbax.wait_until_finished()
+                if jax.process_index() != 0:
+                    return
+                for part in _digests_of_all(aside):
+                    for name, shards in part.items():
+                        manifest["arrays"][name].setdefault("shards", {}).update(shards)
+                manifest["files"] = _flushed_files(aside)
+                artifacts.write_json(aside / artifacts.MANIFEST, manifest | {"sha256": artifacts.fingerprint(manifest)})
+                shutil.rmtree(self._path(step), ignore_errors=True)
+                os.replace(aside, self._path(step))
+                artifacts.sync_directory(self.directory)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            self._forget(step)
+
+    def _forget(self, newest: int) -> None:
+        for step in [step for step in self.steps() if step <= newest][: -self.keep]:
+            if not (self.keep_every and step % self.keep_every == 0):
+                # Renamed first: a removal that is killed half-way leaves nothing that looks like a checkpoint.
+                gone = self._path(step, artifacts.PARTIAL + "gone")
+                os.replace(self._path(step), gone)
+                shutil.rmtree(gone)
+
+    def _restore(self, step: int, targets: Any) -> tuple[Any, dict[str, Any]]:
+        import orbax.checkpoint as ocp
+
+        path = self._path(step)
+        manifest = artifacts.read_manifest(path)
+        if manifest is None:
+            raise RunError(f"{artifacts.MANIFEST} is missing")
+        if manifest.pop("sha256", None) != artifacts.fingerprint(manifest):
+            raise RunError(f"{artifacts.MANIFEST} is not what was written: SHA-256 differs")
+        _verify_files(path, manifest["files"])
+        saved = manifest["arrays"]
+        if self.settings and manifest["settings"] != self.settings:
+            raise SettingError(
+                "config", self.settings[:12], f"{path} was made with other settings; use another --workdir"
+            )
+        wanted = {name: _as_saved(name, leaf, saved) for name, leaf in _named_arrays(targets).items()}
+        arguments = ocp.args.PyTreeRestore(
+            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            arrays = reader.restore(path / STATE, args=arguments)
+        for name, array in arrays.items():
+            verify(name, array, saved[name])
+        return jax.tree.unflatten(jax.tree.structure(targets), [arrays[name] for name in wanted]), manifest
+
+
+def _named_arrays(tree: Any) -> dict[str, Any]:
+    """Leaves by their path, in the tree's order."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="|"): leaf for path, leaf in leaves}
+
+
+def _digests_of_all(aside: Path) -> list[dict[str, dict[str, str]]]:
+    """The digests that every process wrote, waiting for those of the others."""
+    files = [aside / f"digests-{process}.json" for process in range(jax.process_count())]
+    deadline = time.monotonic() + PEERS_TIMEOUT
+    while not all(file.exists() for file in files):
+        if time.monotonic() > deadline:
+            raise RunError(f"{aside}: the digests of another process did not appear within {PEERS_TIMEOUT:.0f} s")
+        time.sleep(0.05)
+    return [json.loads(file.read_text()) for file in files]
+
+
+def _flushed_files(path: Path) -> dict[str, dict[str, Any]]:
+    """Flushes all below `path` to the disk (the rename that follows publishes what survives a power cut); digests it."""
+    entries = {}
+    for file in sorted(path.rglob("*")):
+        artifacts.sync_directory(file)  # opens read-only and flushes: as good for a file as for a directory
+        if file.is_file():
+            name = str(file.relative_to(path))
+            entries[name] = {"bytes": file.stat().st_size, "sha256": artifacts.digest_file(file)}
+    return entries
+
+
+def _verify_files(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compares this process's part of the files with the manifest: no file is read by two.
+
+    Raises:
+        RunError: naming the file.
+    """
+    for name in sorted(entries)[jax.process_index() :: jax.process_count()]:
+        file, entry = path / name, entries[name]
+        if not file.is_file():
+            raise RunError(f"{name} is missing")
+        if file.stat().st_size != entry["bytes"] or artifacts.digest_file(file) != entry["sha256"]:
+            raise RunError(f"{name} is not what was written: SHA-256 differs")
+
+
+def _as_saved(name: str, leaf: Any, saved: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """The target of one array, with the leading length that was saved."""
+    entry = saved.get(name)
+    shape, sharding = tuple(leaf.shape), leaf.sharding
+    if entry is None or entry["dtype"] != str(leaf.dtype) or tuple(entry["shape"][1:]) != shape[1:]:
+        raise RunError(f"it holds {entry and entry['dtype'] + str(entry['shape'])} for {name}, not {leaf.dtype}{shape}")
+    if tuple(entry["shape"]) != shape:
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec[1:]))
+    return jax.ShapeDtypeStruct(tuple(entry["shape"]), leaf.dtype, sharding=sharding)
+
+
+def _all_processes(good: bool) -> bool:
+    """Whether `good` holds in every process, so that all of them use the same checkpoint."""
+    return good if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

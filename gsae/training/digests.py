@@ -1,0 +1,62 @@
+"""Digests of array shards: taken from a copy at a save, compared at a restore, whatever the mesh is then."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gsae.errors import RunError
+
+Index = tuple[slice, ...]
+HostShards = dict[str, dict[str, np.ndarray]]  # array name -> where the shard lies -> its values
+
+
+def host_copies(arrays: Mapping[str, jax.Array]) -> HostShards:
+    """This process's shards of every array, each once, copied: on CPU a view would change under a donated step."""
+    for array in arrays.values():
+        array.copy_to_host_async()
+    return {
+        name: {
+            _index_text(shard.index, array.shape): np.array(shard.data, copy=True)
+            for shard in array.addressable_shards
+            if shard.replica_id == 0
+        }
+        for name, array in arrays.items()
+    }
+
+
+def digest(part: np.ndarray) -> str:
+    """SHA-256 (64 hex digits) of the values in C order."""
+    return hashlib.sha256(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def verify(name: str, array: jax.Array, entry: Mapping[str, Any]) -> None:
+    """Compares what was restored with the digests of the shards that were saved, whatever the sharding is now.
+
+    Raises:
+        RunError: naming the array.
+    """
+    placed = {_index_text(i, array.shape) for i in array.sharding.devices_indices_map(array.shape).values()}
+    if set(entry["shards"]) <= placed:
+        mine = {_index_text(shard.index, array.shape): shard.data for shard in array.addressable_shards}
+        parts = {key: np.asarray(mine[key]) for key in entry["shards"] if key in mine}
+    else:
+        whole = np.asarray(
+            array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True)
+        )
+        parts = {key: whole[_index_of(key)] for key in entry["shards"]}
+    for key, part in parts.items():
+        if digest(part) != entry["shards"][key]:
+            raise RunError(f"the bytes of {name} are not those that were saved: SHA-256 differs")
+
+
+def _index_text(index: Index, shape: tuple[int, ...]) -> str:
+    """Where a shard lies in the whole array: "0:4,128:256"."""
+    return ",".join("{}:{}".format(*part.indices(size)[:2]) for part, size in zip(index, shape, strict=True))
+
+
+def _index_of(text: str) -> Index:
+    return tuple(slice(*map(int, part.split(":"))) for part in text.split(",") if part)
