@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae import __version__, artifacts
 from gsae.errors import RunError, SettingError
-from gsae.training.digests import HostShards, digest, host_copies, verify
+from gsae.training.digests import HostShards, digest, flushed_files, host_copies, verify, verify_files
 
 PREFIX = "step-"
 DAMAGED = "damaged-"
@@ -187,7 +187,7 @@ class Checkpoints:
                 for part in _digests_of_all(aside):
                     for name, shards in part.items():
                         manifest["arrays"][name].setdefault("shards", {}).update(shards)
-                manifest["files"] = _flushed_files(aside)
+                manifest["files"] = flushed_files(aside)
                 artifacts.write_json(aside / artifacts.MANIFEST, manifest | {"sha256": artifacts.fingerprint(manifest)})
                 shutil.rmtree(self._path(step), ignore_errors=True)
                 os.replace(aside, self._path(step))
@@ -214,7 +214,7 @@ class Checkpoints:
             raise RunError(f"{artifacts.MANIFEST} is missing")
         if manifest.pop("sha256", None) != artifacts.fingerprint(manifest):
             raise RunError(f"{artifacts.MANIFEST} is not what was written: SHA-256 differs")
-        _verify_files(path, manifest["files"])
+        verify_files(path, manifest["files"])
         saved = manifest["arrays"]
         if self.settings and manifest["settings"] != self.settings:
             raise SettingError(
@@ -246,31 +246,6 @@ def _digests_of_all(aside: Path) -> list[dict[str, dict[str, str]]]:
             raise RunError(f"{aside}: the digests of another process did not appear within {PEERS_TIMEOUT:.0f} s")
         time.sleep(0.05)
     return [json.loads(file.read_text()) for file in files]
-
-
-def _flushed_files(path: Path) -> dict[str, dict[str, Any]]:
-    """Flushes all below `path` to the disk (the rename that follows publishes what survives a power cut); digests it."""
-    entries = {}
-    for file in sorted(path.rglob("*")):
-        artifacts.sync_directory(file)  # opens read-only and flushes: as good for a file as for a directory
-        if file.is_file():
-            name = str(file.relative_to(path))
-            entries[name] = {"bytes": file.stat().st_size, "sha256": artifacts.digest_file(file)}
-    return entries
-
-
-def _verify_files(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Compares this process's part of the files with the manifest: no file is read by two.
-
-    Raises:
-        RunError: naming the file.
-    """
-    for name in sorted(entries)[jax.process_index() :: jax.process_count()]:
-        file, entry = path / name, entries[name]
-        if not file.is_file():
-            raise RunError(f"{name} is missing")
-        if file.stat().st_size != entry["bytes"] or artifacts.digest_file(file) != entry["sha256"]:
-            raise RunError(f"{name} is not what was written: SHA-256 differs")
 
 
 def _as_saved(name: str, leaf: Any, saved: Mapping[str, Any]) -> jax.ShapeDtypeStruct:

@@ -1,13 +1,15 @@
-"""Digests of array shards: taken from a copy at a save, compared at a restore, whatever the mesh is then."""
+"""Digests of a checkpoint's array shards and files: taken at a save, compared at a restore, whatever the mesh is then."""
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gsae import artifacts
 from gsae.errors import RunError
 
 Index = tuple[slice, ...]
@@ -51,6 +53,31 @@ def verify(name: str, array: jax.Array, entry: Mapping[str, Any]) -> None:
     for key, part in parts.items():
         if digest(part) != entry["shards"][key]:
             raise RunError(f"the bytes of {name} are not those that were saved: SHA-256 differs")
+
+
+def flushed_files(path: Path) -> dict[str, dict[str, Any]]:
+    """Length and SHA-256 of every file below `path`, flushed to the disk: a rename then publishes what survives a power cut."""
+    entries = {}
+    for file in sorted(path.rglob("*")):
+        artifacts.sync_directory(file)  # opens read-only and flushes: as good for a file as for a directory
+        if file.is_file():
+            name = str(file.relative_to(path))
+            entries[name] = {"bytes": file.stat().st_size, "sha256": artifacts.digest_file(file)}
+    return entries
+
+
+def verify_files(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compares this process's part of the files with the manifest: no file is read by two.
+
+    Raises:
+        RunError: naming the file.
+    """
+    for name in sorted(entries)[jax.process_index() :: jax.process_count()]:
+        file, entry = path / name, entries[name]
+        if not file.is_file():
+            raise RunError(f"{name} is missing")
+        if file.stat().st_size != entry["bytes"] or artifacts.digest_file(file) != entry["sha256"]:
+            raise RunError(f"{name} is not what was written: SHA-256 differs")
 
 
 def _index_text(index: Index, shape: tuple[int, ...]) -> str:

@@ -150,7 +150,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(saved, damage):
 def test_the_arrays_are_verified_beside_the_files(saved, monkeypatch):
     # What no digest of a file can see: bytes that were already wrong when they were written.
     directory, states = saved
-    monkeypatch.setattr("gsae.training.checkpoints._verify_files", lambda path, entries: None)
+    monkeypatch.setattr("gsae.training.checkpoints.verify_files", lambda path, entries: None)
     file = largest_file(directory)
     good = file.read_bytes()
     noticed = 0
@@ -259,7 +259,7 @@ def test_killed_during_a_save_leaves_nothing_that_counts(tmp_path):
         checkpoints.save(1, {"W": jnp.zeros(1000)})
         checkpoints.wait()
         import gsae.training.checkpoints as module
-        module._flushed_files = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+        module.flushed_files = lambda path: os.kill(os.getpid(), signal.SIGKILL)
         checkpoints.save(2, {"W": jnp.ones(1000)})
         checkpoints.wait()
     """)
