@@ -37,16 +37,17 @@ def page(
         versions: by package.
         seconds_per_stage: by stage, wall-clock seconds.
     """
+    several = len(by_place(rows)) > 1
     parts = {
         "title": escape(title),
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "subtitle": escape(_subtitle(rows)),
         "headline": "\n".join(f'<p class="headline">{escape(text)}</p>' for text in headline(rows, compared)),
-        "frontier": _figure(figures["frontier"], FRONTIER_CAPTION),
+        "frontier": _figure(figures["frontier"], FRONTIER_CAPTION, wide=several),
         "warnings": _warnings(warnings(rows)),
         "comparison": _comparison(compared),
         "points": _points(rows),
-        "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION),
+        "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION, wide=several),
         "density": _figure(figures["density"], DENSITY_CAPTION, wide=True),
         "training": _training(figures.get("training", "")),
         "weights": _weights(rows),
@@ -57,8 +58,8 @@ def page(
 
 FRONTIER_CAPTION = (
     "Up and to the left is better. Filled markers and lines: the points that no other point of their architecture and "
-    "seed beats; open markers: the rest. Bars: bootstrap standard error over documents. Shaded, where there are several "
-    "seeds: their range. Loss recovered is 1 − (CE spliced − CE clean) / (CE zero − CE clean), on held-out text."
+    "seed beats; open markers: the rest. Bars: bootstrap standard error over documents. Shaded, with several seeds: "
+    "their range. Loss recovered is 1 − (CE spliced − CE clean) / (CE zero − CE clean), on held-out text."
 )
 SHRINKAGE_CAPTION = (
     "gamma is the factor by which reconstructions would have to be divided to fit best (Rajamanoharan et al. 2024, "

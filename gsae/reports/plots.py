@@ -139,14 +139,14 @@ def density_figure(rows: Sequence[Row], densities: Mapping[str, Any]) -> "Figure
     """Histograms of log10 firing density, a ridge for each point, a panel for each site and architecture.
 
     Args:
-        rows: the results; a point without densities is left out.
+        rows: the results; a point without densities, or that did not finish, is left out.
         densities: by point, the share of held-out tokens on which each feature fired, [F].
     """
     names = [str(name) for name in distinct(rows, "architecture")]
     groups = [
         (site, name, group)
         for site, here in by_place(rows).items()
-        for name, group in by_architecture([row for row in here if row.get("point") in densities]).items()
+        for name, group in by_architecture([row for row in drawable(here) if row.get("point") in densities]).items()
     ]
     most = max((min(len(group), RIDGES) for _, _, group in groups), default=3)
     wide = 4.9 if len(groups) > 1 else 7.2

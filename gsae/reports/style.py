@@ -96,6 +96,16 @@ def logarithmic_l0(axes: "Axes", l0: Sequence[float]) -> None:
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0,), numticks=30))
 
 
+def logarithmic_y(axes: "Axes") -> None:
+    """A logarithmic vertical axis with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=30))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def say_empty(axes: "Axes", text: str) -> None:
     """Writes in the middle of empty axes why they are empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=FAINT)

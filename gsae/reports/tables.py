@@ -112,7 +112,11 @@ SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 def cells(row: Row) -> list[str]:
     """A row as the texts of the columns of `SHOWN`, its status last."""
-    return [show(number(row, column)) for _, column, show in SHOWN] + [str(row.get("status") or GAP)]
+    return [show(number(row, column)) for _, column, show in SHOWN] + [_brief(str(row.get("status") or GAP))]
+
+
+def _brief(status: str) -> str:
+    return status if len(status) <= 10 else status[:9] + "…"  # the warnings give it in full
 
 
 def headings() -> list[str]:

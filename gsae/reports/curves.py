@@ -1,0 +1,77 @@
+"""Training curves out of the JSON lines that training logs."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gsae.reports import style
+from gsae.reports.rows import Row, distinct
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Curves = Mapping[str, Mapping[str, tuple[list[float], list[float]]]]  # point -> metric -> steps, values
+
+# metric, heading, logarithmic: the panels, as far as the log has them
+PANELS = (
+    ("l0", "L0 on training batches", True),
+    ("fvu", "fraction of variance unexplained", True),
+    ("gamma", "relative reconstruction bias gamma", False),
+    ("dead_share", "share of dead features", False),
+)
+
+
+def read_log(path: Path) -> Curves:
+    """The finite numbers of every point by step, from one JSON object a line: `step`, `point`, and metrics.
+
+    A last line that a killed run left unfinished is passed over, and so is a missing file.
+    """
+    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    if not Path(path).is_file():
+        return curves
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "step" in record and "point" in record:
+            _add(curves.setdefault(str(record["point"]), {}), record["step"], record)
+    return curves
+
+
+def _add(of_point: dict[str, tuple[list[float], list[float]]], step: float, metrics: Mapping[str, Any]) -> None:
+    for name, _, _ in PANELS:
+        value = metrics.get(name)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            steps, values = of_point.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(value)
+
+
+@style.styled
+def _figure(curves: Curves, rows: Sequence[Row], shown: Sequence[tuple[str, str, bool]]) -> "Figure":
+    names = [str(name) for name in distinct(rows, "architecture")]
+    of_point = {str(row.get("point")): names.index(str(row["architecture"])) for row in rows}
+    figure, axes = style.panels(len(shown), 4.6, 3.2, columns=2)
+    for ax, (metric, heading, logarithmic) in zip(axes, shown, strict=True):
+        for point, metrics in curves.items():
+            if point in of_point and metric in metrics:
+                i = of_point[point] % 6
+                ax.plot(*metrics[metric], color=style.COLOURS[i], linestyle=style.DASHES[i], linewidth=1.0)
+        ax.set_title(heading)
+        ax.set_xlabel("step")
+        if logarithmic and all(value > 0 for of in curves.values() for value in of.get(metric, ([], []))[1]):
+            style.logarithmic_y(ax)
+    for i, name in enumerate(names):
+        axes[0].plot([], [], color=style.COLOURS[i % 6], linestyle=style.DASHES[i % 6], label=name)
+    axes[0].legend(loc="upper right")
+    return figure
+
+
+def training_figure(curves: Curves, rows: Sequence[Row]) -> "Figure | None":
+    """A panel for each of `PANELS` that the log has, a line for each point; None where there is nothing to draw."""
+    points = {str(row.get("point")) for row in rows}
+    shown = [panel for panel in PANELS if any(panel[0] in curves[point] for point in points & set(curves))]
+    return _figure(curves, rows, shown) if shown else None

@@ -1,0 +1,149 @@
+"""The arrows between the rooms of gsae, read off every import statement, those inside functions included.
+
+A room is a directory of `gsae/`, or a module that stands in `gsae/` itself. WORKSPACE.md draws the same arrows.
+"""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+from gsae.autoencoders.registry import ARCHITECTURES
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "gsae").rglob("*.py"))
+
+# room -> what it may import: rooms, or single modules of a room
+ARROWS = {
+    "errors": set(),
+    "artifacts": {"errors"},
+    "mesh": {"errors"},
+    "text": {"artifacts", "errors"},
+    "language_models": {"artifacts", "errors", "mesh"},
+    "activations": {"artifacts", "errors", "language_models", "mesh", "text"},
+    "autoencoders": {"artifacts", "errors", "mesh"},
+    "training": {"activations.batches", "artifacts", "autoencoders", "errors", "mesh"},
+    "evaluation": {"autoencoders", "errors", "language_models", "text"},
+    "reports": {"artifacts", "errors", "evaluation.frontier"},
+    "schema": {"errors"},
+    "config": {"errors", "schema"},
+    "recipe": {"autoencoders", "config", "errors", "language_models.sites", "mesh", "schema", "training"},
+    "pipeline": {
+        "activations", "artifacts", "autoencoders", "config", "errors", "evaluation", "language_models", "mesh",
+        "recipe", "reports", "schema", "text", "training",
+    },
+    "pretrain": {"artifacts", "config", "errors", "language_models", "mesh", "schema", "text"},
+    "main": {"config", "errors", "pipeline"},
+    "": {"autoencoders.saving"},  # gsae/__init__.py: gsae.load
+}  # fmt: skip
+KNOW_THE_CONFIGURATION = {"main", "pipeline", "pretrain", "plan", "recipe"}
+
+
+def module_of(file):
+    parts = file.relative_to(ROOT / "gsae").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def room_of(module):
+    return module.split(".")[0]
+
+
+def is_module(name):
+    path = ROOT / "gsae" / Path(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(source, file):
+    """The modules of gsae that a source text imports, without the leading `gsae.`, and the lines."""
+    for node in ast.walk(ast.parse(source, str(file))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute"
+            names = [node.module]
+            if node.module == "gsae" or node.module.startswith("gsae."):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name == "gsae" or name.startswith("gsae."):
+                inner = name.removeprefix("gsae").removeprefix(".")
+                yield (inner if is_module(inner) else inner.rpartition(".")[0]), node.lineno
+
+
+def complaints_about_imports(module, source, file):
+    room = room_of(module)
+    allowed = ARROWS[room]
+    for target, line in imports(source, file):
+        if room_of(target) == room or target in allowed or room_of(target) in allowed:
+            continue
+        if any(target.startswith(f"{single}.") for single in allowed):
+            continue
+        yield f"{file}:{line}: {room or 'gsae'} must not import gsae.{target}"
+
+
+def test_rooms_import_only_what_their_arrows_allow():
+    found = []
+    for file in FILES:
+        assert room_of(module_of(file)) in ARROWS, f"{file}: a new room; draw its arrows here and in WORKSPACE.md"
+        found += complaints_about_imports(module_of(file), file.read_text(encoding="utf-8"), file)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("reports.tables", "from gsae.training import step"),
+        ("reports.tables", "def f():\n    import gsae.autoencoders.gated"),
+        ("reports.tables", "from gsae.evaluation.splice import evaluate"),
+        ("training.loop", "from gsae.activations import store, batches"),
+        ("text.tokens", "from gsae import config"),
+        ("artifacts", "import gsae"),
+    ],
+)
+def test_a_wrong_import_is_seen(module, source):
+    assert list(complaints_about_imports(module, source, "x.py"))
+
+
+def test_no_cycles_between_rooms_or_modules():
+    rooms, modules = {}, {}
+    for file in FILES:
+        module = module_of(file)
+        targets = {target for target, _ in imports(file.read_text(encoding="utf-8"), file)} - {module}
+        modules[module] = {target for target in targets if target}
+        rooms.setdefault(room_of(module), set()).update({room_of(target) for target in targets} - {room_of(module)})
+    for graph in (rooms, modules):
+        graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+def test_only_the_outermost_rooms_know_the_configuration():
+    assert {room for room, targets in ARROWS.items() if "config" in targets} <= KNOW_THE_CONFIGURATION
+    for file in FILES:
+        if room_of(module_of(file)) not in KNOW_THE_CONFIGURATION:
+            assert "ml_collections" not in file.read_text(encoding="utf-8"), f"{file}: takes plain values"
+
+
+def names_in_code(source, names):
+    """Lines on which a string literal that is not a docstring is one of the names."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in names:
+            yield node.lineno
+
+
+def test_nothing_outside_autoencoders_names_an_architecture():
+    found = [
+        f"{file}:{line}: an architecture is named outside autoencoders/"
+        for file in FILES
+        if room_of(module_of(file)) != "autoencoders"
+        for line in names_in_code(file.read_text(encoding="utf-8"), set(ARCHITECTURES))
+    ]
+    assert not found, "\n".join(found)
+    assert list(names_in_code(f"x = {next(iter(ARCHITECTURES))!r}", set(ARCHITECTURES)))
+
+
+def test_each_package_is_installed():
+    """A directory without __init__.py would be missing from the wheel."""
+    for directory in {file.parent for file in FILES}:
+        assert (directory / "__init__.py").is_file(), directory
