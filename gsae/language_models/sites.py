@@ -1,0 +1,52 @@
+"""The places of a language model whose activations are read or replaced.
+
+In the order in which a layer computes them, with the input h of the layer:
+
+    resid_pre   h, the residual stream that enters the layer
+    attn_z      the attention heads' outputs, concatenated, before the output projection W_O
+    attn_out    what attention adds to the residual stream
+    resid_mid   h + attn_out. Where attention and MLP run in parallel (GPT-NeoX), the MLP does not read it, but the
+                stream still passes through it: resid_post = resid_mid + mlp_out in both kinds of layer
+    mlp_act     the MLP's neurons, after the nonlinearity
+    mlp_out     what the MLP adds to the residual stream
+    resid_post  the residual stream that leaves the layer
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_act", "mlp_out")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One named place in one layer (counted from 0). `str(site)` is `name.layer`, for example `mlp_out.2`."""
+
+    layer: int
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES or self.layer < 0:
+            raise ValueError(f"{self.name}.{self.layer} is no site: write name.layer, with a name out of {NAMES}")
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.layer}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Site":
+        """Reads `name.layer`.
+
+        Raises:
+            ValueError: saying what is allowed, when the text is anything else.
+        """
+        name, dot, layer = text.rpartition(".")
+        if not dot or name not in NAMES or not (layer.isascii() and layer.isdigit()):
+            raise ValueError(
+                f"{text!r} is no site: write name.layer (for example mlp_out.2), with a name out of {', '.join(NAMES)}"
+            )
+        return cls(int(layer), name)
+
+
+def last_layer(sites: Iterable[Site]) -> int:
+    """The last layer that must run to see all the sites (-1 for no sites): `blocks(h, 0, last_layer(sites) + 1)`."""
+    return max((site.layer for site in sites), default=-1)
