@@ -66,7 +66,7 @@ def near_duplicate_groups(documents: Sequence[Document], n: int = 13, threshold:
 
     An n-gram is n consecutive tokens; a token is a run of word characters or one other character that is not white
     space. A document shorter than n tokens has one gram, all of it. Every pair that can pass is compared exactly, up to
-    collisions of 64-bit hashes (below 1e-6 for ten million grams). Memory: some 40 bytes a token of text.
+    collisions of 64-bit hashes (below 1e-6 for ten million grams). Memory: some 80 bytes a token of text.
 
     Returns:
         Groups of indices into `documents`, ascending, ordered by their first; every document is in exactly one.

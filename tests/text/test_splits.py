@@ -144,6 +144,18 @@ def test_few_documents_leave_something_on_both_sides(number, expected):
     assert len(held_out) == expected and len(train) == number - expected
 
 
+@pytest.mark.parametrize("salt", [str(i) for i in range(30)])
+def test_large_groups_train_so_that_the_share_of_bytes_is_near(salt):
+    rng = random.Random(0)
+    documents = [Document(f"{i}", f"{i} " * rng.randrange(20, 100)) for i in range(400)]
+    pages = [f"page {i} " + "one and the same text " * 30 for i in range(20)]
+    documents += [Document(f"pages/{i}", page) for i, page in enumerate(pages)]
+    documents += [Document("book", " ".join(map(str, range(5000))))]
+    train, held_out = split_documents(documents, 0.1, salt)
+    assert 0.0875 < size(held_out) / size(documents) < 0.1125
+    assert {"book", "pages/0", "pages/19"} <= {document.name for document in train}
+
+
 def test_large_fraction_leaves_training_documents():
     documents = [Document(f"{i}", f"{i} " * 50) for i in range(3)]
     for fraction in (0.5, 0.9, 0.999):

@@ -75,6 +75,13 @@ def test_rows_are_the_stream_cut_up(tmp_path, monkeypatch, portion, bos, separat
     assert owners.max() < store.num_documents
 
 
+def test_documents_that_are_dropped_whole_do_not_count(tmp_path):
+    docs = [Document("fills a row", "abcdefg"), Document("dropped", "abc"), Document("dropped too", "")]
+    store = write(tmp_path / "s", docs)
+    assert store.document_names == ["fills a row"] and store.num_documents == len(store.document_starts) == 1
+    assert store.manifest["dropped_tokens"] == 5
+
+
 def test_wide_vocabulary_takes_four_bytes(tmp_path):
     for vocabulary, dtype in ((1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)):
         last = vocabulary - 1
