@@ -124,25 +124,27 @@ def update_member(
     return optax.apply_updates(parameters, updates), optax.tree_utils.tree_get(state, "nu")
 
 
-def reset_second_moments(second_moments: Fields, dead_F: jax.Array, feature_axes: Mapping[str, int | None]) -> Fields:
-    """Gives the entries of dead features the median second moment of the living features' entries, field by field.
+def reset_second_moments(
+    second_moments: Fields, reset_F: jax.Array, living_F: jax.Array, feature_axes: Mapping[str, int | None]
+) -> Fields:
+    """Gives the entries of some features the median second moment of the living features' entries, field by field.
 
     Zero would be wrong late in training: under the bias correction of a large count, the next update would be about
-    1 / sqrt(1 - beta2) = 31.6 times the learning rate. Where no feature lives, the median is over all entries.
+    1 / sqrt(1 - beta2) = 31.6 times the learning rate.
 
     Args:
         second_moments: the fields, each with at most one axis of F.
-        dead_F: bool, the features to reset.
+        reset_F: bool, the features to reset.
+        living_F: bool, the features to learn from.
         feature_axes: for every field the axis that is F, None where there is none (left as it is).
     """
-    living_F = jnp.where(jnp.all(dead_F), True, ~dead_F)
     reset = {}
     for name, moment in second_moments.items():
         axis = feature_axes[name]
         if axis is not None:
             others = tuple(i for i in range(moment.ndim) if i != axis)
             median = masked_median(moment, jnp.expand_dims(living_F, others))
-            moment = jnp.where(jnp.expand_dims(dead_F, others), median, moment)
+            moment = jnp.where(jnp.expand_dims(reset_F, others), median, moment)
         reset[name] = moment
     return reset
 
@@ -163,7 +165,7 @@ def masked_median(values: jax.Array, mask: jax.Array) -> jax.Array:
         enough = count >= total - count
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
-    low, _ = jax.lax.fori_loop(0, 31, halve, (jnp.int32(0), jnp.int32(0x7F800000)))
+    low, _ = jax.lax.fori_loop(0, 31, halve, (jnp.min(bits), jnp.max(bits)))
     return jnp.where(total > 0, jax.lax.bitcast_convert_type(low, jnp.float32), 0)
 
 

@@ -93,9 +93,7 @@ class Schedules:
         if not 0 <= final_fraction <= 1:
             raise SettingError(f"{setting}.final_fraction", final_fraction, "must be between 0 and 1")
         steps = {
-            name: duration_in_steps(
-                value, total_steps=total_steps, batch_size=batch_size, setting=f"{setting}.{name}"
-            )
+            name: duration_in_steps(value, total_steps=total_steps, batch_size=batch_size, setting=f"{setting}.{name}")
             for name, value in (
                 ("warmup_duration", warmup_duration),
                 ("decay_start", decay_start),
