@@ -1,0 +1,51 @@
+"""Held-out sequences, in batches of one shape.
+
+Axes: B sequences, T positions.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from gsae.text.tokens import TokenStore
+
+
+class Batch(NamedTuple):
+    """Sequences of one shape. Rows that only fill up the last batch are kept nowhere and belong to no document.
+
+    Attributes:
+        tokens_BT: int32.
+        keep_BT: bool, the positions that count and are spliced.
+        documents_BT: the document of each token; below zero for padding.
+    """
+
+    tokens_BT: np.ndarray
+    keep_BT: np.ndarray
+    documents_BT: np.ndarray
+
+
+def choose_sequences(token_store: TokenStore, tokens: int, seed: int) -> np.ndarray:
+    """Sequences in random order until `tokens` of their tokens count (0: all): int64 [n]. Fewer are a part of more."""
+    order = np.random.default_rng(seed).permutation(token_store.num_sequences)
+    if tokens <= 0:
+        return order
+    counted, at_once = 0, 256
+    for start in range(0, len(order), at_once):
+        counts = counted + np.cumsum(token_store.mask(order[start : start + at_once]).sum(1))
+        if counts[-1] >= tokens:
+            return order[: start + int(np.searchsorted(counts, tokens)) + 1]
+        counted = counts[-1]
+    return order
+
+
+def batches(token_store: TokenStore, sequences: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """The sequences, `batch_size` at a time; the last batch is filled up with rows that count nowhere."""
+    for start in range(0, len(sequences), batch_size):
+        chosen = sequences[start : start + batch_size]
+        missing = ((0, batch_size - len(chosen)), (0, 0))
+        yield Batch(
+            np.pad(token_store.tokens[chosen].astype(np.int32), missing),
+            np.pad(token_store.mask(chosen), missing),
+            np.pad(token_store.documents_of(chosen), missing, constant_values=-1),
+        )

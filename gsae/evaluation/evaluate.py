@@ -1,0 +1,217 @@
+"""Judges autoencoders on held-out tokens, by their reconstructions and by what the language model makes of them.
+
+The convention (a "splice"): positions that the token store masks (BOS, EOS, padding, position 0) keep the original
+activation in every pass, zero ablation included, and count in no metric of the reconstruction. All targets that are not
+padding are scored. Cross-entropies are means first; loss recovered is a ratio of their differences.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from gsae.evaluation.batches import Batch, batches, choose_sequences
+from gsae.evaluation.bootstrap import loss_recovered, loss_recovered_standard_error
+from gsae.evaluation.metrics import Sums, mean_of, reconstruct
+from gsae.evaluation.splice import prefix, score, spliced_stream
+from gsae.language_models.sites import Site
+from gsae.text.tokens import TokenStore
+
+if TYPE_CHECKING:
+    from gsae.language_models.loading import LanguageModel
+
+ZERO_CONVENTIONS = ("masked", "all_positions")
+MEMBERS_AT_ONCE = 16  # share the clean and zero passes; results arrive after each such run of members
+SMALL_DENOMINATOR = 0.1  # nats; below it loss recovered divides by next to nothing
+
+
+@dataclass(frozen=True)
+class Member:
+    """An autoencoder to judge. It takes raw activations (`rescaled`) of its site (`name.layer`)."""
+
+    name: str
+    site: str
+    autoencoder: Any
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of a member: numbers by name (`evaluate` lists them), and each feature's firing density [F]."""
+
+    name: str
+    site: str
+    metrics: dict[str, float]
+    density: np.ndarray
+
+
+def evaluate(
+    language_model: "LanguageModel",
+    token_store: TokenStore,
+    members: Sequence[Member],
+    *,
+    tokens: int,
+    batch_size: int,
+    zero_convention: str = "masked",
+    bootstrap_samples: int = 200,
+    seed: int = 0,
+    progress: bool = True,
+    skip: Collection[str] = (),
+    on_result: Callable[[Evaluation], None] | None = None,
+) -> list[Evaluation]:
+    """Evaluates members on the same held-out tokens. With few tokens it is the quick look while training.
+
+    Metrics: those of `metrics.Sums.metrics`, and, in nats a token, ce_clean, ce_spliced, ce_zero, ce_difference
+    (spliced minus clean), ce_denominator (zero minus clean), kl (clean || spliced); loss_recovered and its bootstrap
+    standard error over documents loss_recovered_se (nan if there are fewer than two of either); targets (how many
+    predictions were scored) and documents (of how many documents).
+
+    Args:
+        language_model: the one whose activations the members were trained on.
+        token_store: held-out text.
+        members: in any order; those of one site share its passes.
+        tokens: how many tokens that count to use, rounded up to whole sequences; 0, or more than there are, for all.
+            The sequences are drawn at random, and fewer tokens are always a part of more.
+        batch_size: sequences at once. Results do not depend on it.
+        zero_convention: "masked": zeros where the reconstructions would be. "all_positions": zeros at every position,
+            as SAELens does, for comparison.
+        bootstrap_samples: fewer than 2 for no standard error.
+        seed: of the choice of sequences and of the bootstrap.
+        progress: draws a progress bar.
+        skip: names of members that need no evaluation (they have been evaluated before).
+        on_result: called with each evaluation when it is finished, at most MEMBERS_AT_ONCE together.
+
+    Returns:
+        The evaluations of the members that were not skipped, in their order.
+
+    Raises:
+        ValueError: for an unknown convention, a site that the model does not have, an autoencoder of another width, or
+            members of the same name.
+    """
+    if zero_convention not in ZERO_CONVENTIONS:
+        raise ValueError(f"zero_convention = {zero_convention!r}: must be one of {', '.join(ZERO_CONVENTIONS)}")
+    pending = [member for member in members if member.name not in skip]
+    _check(language_model, pending)
+    sequences = choose_sequences(token_store, tokens, seed)
+    graph, state = nnx.split(language_model.model)
+    results: dict[str, Evaluation] = {}
+    work = list(_runs_of_members(pending))
+    total = sum(len(run) for _, run in work) * len(sequences) * token_store.context_length
+    with tqdm(total=total, unit="token", unit_scale=True, desc="evaluate", disable=not progress) as bar:
+        for site, run in work:
+            arms = _Arms(graph, state, site, run, zero_convention, token_store.num_documents)
+            for batch in batches(token_store, sequences, batch_size):
+                arms.dispatch(batch)
+                bar.update(int((batch.documents_BT >= 0).any(1).sum()) * token_store.context_length * len(run))
+            for evaluation in arms.finish(bootstrap_samples, seed):
+                results[evaluation.name] = evaluation
+                if on_result is not None:
+                    on_result(evaluation)
+    return [results[member.name] for member in pending]
+
+
+class _Arms:
+    """All passes of one site: clean, zero, and one for each member. Sums are read one batch behind the device."""
+
+    def __init__(self, graph, state, site: Site, members: Sequence[Member], zero_convention: str, documents: int):
+        self.graph, self.state, self.site, self.members = graph, state, site, members
+        self.zero_everywhere = zero_convention == "all_positions"
+        self.autoencoders = [jax.tree.map(jnp.asarray, jax.device_get(member.autoencoder)) for member in members]
+        self.cross_entropy_AD = np.zeros((len(members) + 2, documents))
+        self.targets_D = np.zeros(documents, np.int64)
+        self.divergence_A = np.zeros(len(members) + 2)
+        self.sums: list[Sums] = []
+        self.pending: tuple | None = None
+
+    def dispatch(self, batch: Batch) -> None:
+        """Starts the programs of a batch, then adds up what the batch before gave."""
+        tokens_BT, keep_BT = jnp.asarray(batch.tokens_BT), jnp.asarray(batch.keep_BT)
+        before = prefix(self.state, tokens_BT, graph=self.graph, site=self.site)
+        original_BTW = before.original_BTW.astype(jnp.promote_types(before.original_BTW.dtype, jnp.float32))
+        if not self.sums:
+            shift = mean_of(original_BTW, keep_BT)
+            self.shift_D, self.sums = shift, [Sums(np.asarray(shift)) for _ in self.members]
+        made = [reconstruct(autoencoder, original_BTW, keep_BT, self.shift_D) for autoencoder in self.autoencoders]
+        zero_BT = jnp.ones_like(keep_BT) if self.zero_everywhere else keep_BT
+        arms = [(original_BTW, keep_BT), (jnp.zeros_like(original_BTW), zero_BT)]
+        arms += [(x_hat_BTW, keep_BT) for x_hat_BTW, _ in made]
+        streams = tuple(spliced_stream(self.state, before, *arm, graph=self.graph, site=self.site) for arm in arms)
+        scores = score(self.state, streams, tokens_BT, graph=self.graph)
+        self._collect()
+        self.pending = (batch, [sums for _, sums in made], scores)
+
+    def _collect(self) -> None:
+        if self.pending is None:
+            return
+        batch, sums, (cross_entropy_ABP, divergence_ABP) = self.pending
+        for total, some in zip(self.sums, sums, strict=True):
+            total.add(jax.device_get(some))
+        documents_BP = batch.documents_BT[:, 1:]
+        scored_BP = documents_BP >= 0
+        documents = documents_BP[scored_BP]
+        self.targets_D += np.bincount(documents, minlength=len(self.targets_D))
+        self.divergence_A += np.asarray(divergence_ABP, np.float64)[:, scored_BP].sum(1)
+        for total_D, values_BP in zip(self.cross_entropy_AD, np.asarray(cross_entropy_ABP, np.float64), strict=True):
+            total_D += np.bincount(documents, weights=values_BP[scored_BP], minlength=len(total_D))
+        self.pending = None
+
+    def finish(self, bootstrap_samples: int, seed: int) -> Iterator[Evaluation]:
+        """The evaluations, once all batches have been dispatched."""
+        self._collect()
+        seen_D = self.targets_D > 0
+        clean_D, zero_D, *spliced_AD = self.cross_entropy_AD[:, seen_D]
+        targets = int(self.targets_D.sum())
+        clean, zero = clean_D.sum() / targets, zero_D.sum() / targets
+        if zero - clean < SMALL_DENOMINATOR:
+            logging.getLogger(__name__).warning(
+                "%s: zero ablation costs only %.4f nats, so loss recovered divides by next to nothing; "
+                "look at the differences in nats instead", self.site, zero - clean
+            )  # fmt: skip
+        for member, sums, spliced_D, divergence in zip(
+            self.members, self.sums, spliced_AD, self.divergence_A[2:], strict=True
+        ):
+            spliced = spliced_D.sum() / targets
+            metrics = sums.metrics() | {
+                "loss_recovered": loss_recovered(clean, spliced, zero),
+                "loss_recovered_se": loss_recovered_standard_error(
+                    clean_D, spliced_D, zero_D, samples=bootstrap_samples, seed=seed
+                ),
+                "ce_clean": clean,
+                "ce_spliced": spliced,
+                "ce_zero": zero,
+                "ce_difference": spliced - clean,
+                "ce_denominator": zero - clean,
+                "kl": divergence / targets,
+                "targets": targets,
+                "documents": int(seen_D.sum()),
+            }
+            metrics = {name: float(value) for name, value in metrics.items()}
+            yield Evaluation(member.name, str(self.site), metrics, sums.density_F)
+
+
+def _runs_of_members(members: Sequence[Member]) -> Iterator[tuple[Site, list[Member]]]:
+    by_site: dict[Site, list[Member]] = {}
+    for member in members:
+        by_site.setdefault(Site.parse(member.site), []).append(member)
+    for site, group in by_site.items():
+        for start in range(0, len(group), MEMBERS_AT_ONCE):
+            yield site, group[start : start + MEMBERS_AT_ONCE]
+
+
+def _check(language_model: "LanguageModel", members: Sequence[Member]) -> None:
+    names = [member.name for member in members]
+    if len(set(names)) < len(names):
+        raise ValueError(f"members must have different names; got {sorted(names)}")
+    layers = language_model.model.settings.num_layers
+    for member in members:
+        site = Site.parse(member.site)
+        if site.layer >= layers:
+            raise ValueError(f"{member.name}: site {site} is not in the model, whose layers are 0 to {layers - 1}")
+        width, own = language_model.model.site_width(site.name), member.autoencoder.W_dec.shape[-1]
+        if width != own:
+            raise ValueError(f"{member.name}: takes activations of width {own}; site {site} has width {width}")
