@@ -47,7 +47,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Readable, safe as a file name, and different for different points: options that are not the default's are in it."""
+        """Readable, safe as a file name, different for different points: options other than the defaults are in it."""
         parts = [self.architecture, self.site, str(self.width), f"l{_short(self.sparsity_coefficient)}"]
         parts += [f"lr{_short(self.learning_rate)}", f"s{self.seed}"]
         for field in dataclasses.fields(self.options):
@@ -64,7 +64,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Points that share architecture, site, width and options; `padding` inactive members fill up the mesh's sweep axis."""
+    """Points that share architecture, site, width and options; `padding` inactive members fill the sweep axis."""
 
     points: tuple[Point, ...]
     padding: int = 0

@@ -8,6 +8,7 @@ allowed in the last quarter of a run.
 These are programs of their own, called by the loop at a few steps, not branches of the step.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,9 +21,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gsae import mesh as axes
 from gsae.errors import SettingError
 from gsae.training.groups import Group
+from gsae.training.members import over_members, place_members
 from gsae.training.optimizer import reset_second_moments
 from gsae.training.schedules import duration_in_steps
-from gsae.training.step import RESAMPLING, GroupState, StepSettings, over_members, place_members, state_shardings
+from gsae.training.step import RESAMPLING, GroupState, Leaf, StepSettings, state_shardings
 
 ENCODER_SCALE = 0.2  # of the mean norm of the living encoder vectors (Bricken et al.)
 LAST_QUARTER = 0.75  # of the run; what is revived later does not have the time to settle
@@ -39,8 +41,8 @@ class Candidates:
         rows_RD: float32 [S, data, R, D], x - b_dec of the scaled inputs.
     """
 
-    score: jax.Array
-    rows_RD: jax.Array
+    score: Leaf
+    rows_RD: Leaf
 
 
 def event_steps(
@@ -70,8 +72,8 @@ def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_rev
             candidates of D numbers are held per member and data shard.
 
     Returns:
-        A function. It is called before the update of `step`, with the inputs to score as any number of batches [B, D] in
-        the store's dtype (those of the coming steps, say). `counts` are int32 [S]: `dead`, and `revived`.
+        A function, to be called before the update of `step`, with the inputs to score as any number of batches [B, D]
+        in the store's dtype (those of the coming steps, say). `counts` are int32 [S]: `dead`, and `revived`.
     """
     shards, rows = mesh.shape[axes.DATA], min(max_revived, group.width)
     shardings = state_shardings(group, mesh)
@@ -115,10 +117,10 @@ def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_rev
         candidates = None
         for index, x_BD in enumerate(batches):
             candidates = start(x_BD.shape[-1]) if candidates is None else candidates
-            candidates = score(candidates, state, x_BD, np.int32(step), np.int32(index))
+            candidates = score(candidates, state, x_BD, jnp.int32(step), jnp.int32(index))
         if candidates is None:
             raise ValueError("resampling needs at least one batch of inputs to draw from")
-        return revive(state, candidates, np.int32(step))
+        return revive(state, candidates, jnp.int32(step))
 
     return resample
 
@@ -126,8 +128,8 @@ def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_rev
 def score_member(candidates: Candidates, member: GroupState, x_BD: jax.Array, key: jax.Array) -> Candidates:
     """Adds a batch to one member's candidates: inputs drawn without replacement, with probability ~ squared loss.
 
-    The R largest of 2 log(loss) + Gumbel noise are such a draw, and the noise of an input depends on the key and its place
-    in the batch only, so batches and shards can be merged in any order.
+    The R largest of 2 log(loss) + Gumbel noise are such a draw, and the noise of an input depends only on the key and
+    its place in the batch, so batches and shards can be merged in any order.
 
     Args:
         candidates: score [data, R] and rows [data, R, D].
@@ -180,7 +182,8 @@ def revive_member(
     revived = autoencoder.revive(taken_F, directions_FD, ENCODER_SCALE * mean_encoder_norm(autoencoder, living_F))
     moments = reset_second_moments(member.second_moments, taken_F, living_F, autoencoder.feature_axes)
     counts = {"dead": jnp.sum(dead_F, dtype=jnp.int32), "revived": jnp.sum(taken_F, dtype=jnp.int32)}
-    member = member.replace(
+    member = dataclasses.replace(
+        member,
         autoencoder=revived,
         second_moments=moments,
         steps_since_fired=jnp.where(taken_F, 0, member.steps_since_fired),
@@ -201,7 +204,7 @@ def best_directions(candidates: Candidates) -> tuple[jax.Array, jax.Array]:
 
 
 def rank_of(dead_F: jax.Array, mesh: Mesh) -> jax.Array:
-    """How many dead features come before each: a cumulative sum within each shard of `feature`, plus the shards before."""
+    """How many dead features come before each: a cumulative sum within each feature shard, plus the shards before."""
     shards = mesh.shape[axes.FEATURE]
     spec = PartitionSpec(axes.FEATURE, None)
     local = jnp.reshape(dead_F.astype(jnp.int32), (shards, dead_F.shape[0] // shards), out_sharding=spec)

@@ -1,10 +1,4 @@
-"""One update of a whole group: every member sees the same batch, and nothing but the batch crosses members.
-
-Members are stacked on a leading axis S, split over the mesh's axis `sweep`: `vmap` over the shards, a loop over the
-members that one shard holds. The loop carries the stacked state and writes each member in place, so that with a donated
-state there is no second copy. (`lax.map` would return the new states beside the old ones; `vmap` over local members
-measured 1.2 to 1.5 times slower.)
-"""
+"""One update of a whole group: every member sees the same batch, and nothing but the batch crosses members."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,12 +16,14 @@ from gsae.autoencoders.registry import architecture
 from gsae.errors import SettingError
 from gsae.training import optimizer
 from gsae.training.groups import Group
+from gsae.training.members import over_members, place_members
 from gsae.training.schedules import Schedules, return_factor
 
 NEVER = -1  # last_resample of a member that was never resampled
 INITIAL, TRAINING, RESAMPLING = range(3)  # streams of random numbers
 
 Metrics = dict[str, jax.Array]
+Leaf = Any  # a jax.Array; in trees of the same shape, its sharding or ShapeDtypeStruct
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,14 +72,14 @@ class GroupState:
     """
 
     autoencoder: Any
-    second_moments: dict[str, jax.Array]
-    steps_since_fired: jax.Array
-    active: jax.Array
-    last_resample: jax.Array
+    second_moments: dict[str, Leaf]
+    steps_since_fired: Leaf
+    active: Leaf
+    last_resample: Leaf
 
 
 def initial_state(group: Group, activation_width: int, mesh: Mesh) -> GroupState:
-    """The state before step 0. A member's parameters follow from its point's seed alone, on any mesh and in any sweep."""
+    """The state before step 0. A member's parameters follow from its point's seed alone, on any mesh, in any sweep."""
 
     def initialise():
         keys = [jax.random.fold_in(jax.random.key(point.seed), INITIAL) for point in group.members]
@@ -143,7 +139,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> Callable[..., tuple[GroupState, Metrics]]:
     """The jitted step of a group: (state, x_BD, step) -> (state, metrics). The given state is consumed.
 
-    x_BD is the batch in the store's dtype, sharded in any way over the mesh; `step` is an int32 scalar, 0 for the first.
+    x_BD is the batch in the store's dtype, best in `batch_sharding`; `step` is an int32 scalar, 0 for the first update.
     Metrics are float32 [S]: loss, reconstruction, sparsity, auxiliary, l0, fvu, gamma, dead_share, gradient_norm,
     learning_rate, sparsity_coefficient, active.
 
@@ -173,53 +169,6 @@ def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> Callable[...,
             return over_members(update, state, jax.tree.map(place_members, constants), mesh)
 
     return jax.jit(step_group, donate_argnums=0, out_shardings=(state_shardings(group, mesh), None))
-
-
-def over_members(update: Callable[..., tuple[Any, Any]], state: Any, constants: Any, mesh: Mesh) -> tuple[Any, Any]:
-    """Applies update(member state, member constants) -> (member state, outputs) to all members, in place.
-
-    Args:
-        update: sees arrays without the axis S.
-        state: a tree of arrays [S, ...], S split over the mesh's axis `sweep`; its shapes and dtypes stay.
-        constants: a tree of arrays [S, ...], read only, placed likewise.
-        mesh: the mesh; S is a multiple of its axis `sweep`.
-
-    Returns:
-        the new state, and the outputs stacked on S.
-    """
-    shards = mesh.shape[axes.SWEEP]
-
-    def one_shard(state, constants):
-        def read(tree, i):
-            return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
-
-        def write(tree, part, i):
-            return jax.tree.map(lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, i, 0), tree, part)
-
-        def body(state, i):
-            member, outputs = update(read(state, i), read(constants, i))
-            return write(state, member, i), outputs
-
-        return jax.lax.scan(body, state, jnp.arange(jax.tree.leaves(state)[0].shape[0]))
-
-    # Reshaping says where the result lives: for an axis of one device it would be a guess.
-    def split(leaf):
-        own = jax.typeof(leaf).sharding.spec[1:]
-        shape = (shards, leaf.shape[0] // shards, *leaf.shape[1:])
-        return jnp.reshape(leaf, shape, out_sharding=PartitionSpec(axes.SWEEP, None, *own))
-
-    def join(leaf):
-        own = jax.typeof(leaf).sharding.spec[2:]
-        shape = (leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
-        return jnp.reshape(leaf, shape, out_sharding=PartitionSpec(axes.SWEEP, *own))
-
-    state, constants = jax.tree.map(split, (state, constants))
-    return jax.tree.map(join, jax.vmap(one_shard, spmd_axis_name=axes.SWEEP)(state, constants))
-
-
-def place_members(values_S: np.ndarray) -> jax.Array:
-    """Puts one number per member where the member lives; to be called inside a mesh."""
-    return jax.sharding.reshard(jnp.asarray(values_S), PartitionSpec(axes.SWEEP))
 
 
 def update_member(
@@ -263,12 +212,13 @@ def update_member(
         eps=settings.eps,
     )
     ok = member.active & jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-    new = member.replace(
+    new = dataclasses.replace(
+        member,
         autoencoder=autoencoder.replace(**parameters).after_update(stats),
         second_moments=second_moments,
         steps_since_fired=jnp.where(stats["fired"] > 0, 0, member.steps_since_fired + 1),
     )
-    new = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, member).replace(active=ok)
+    new = dataclasses.replace(jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, member), active=ok)
     metrics = {name: stats[name] for name in ("reconstruction", "sparsity", "auxiliary", "l0")} | {
         "loss": loss,
         "fvu": stats["squared_error"] / stats["variance"],
