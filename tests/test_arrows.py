@@ -63,7 +63,7 @@ def imports(source, file):
             assert node.level == 0, f"{file}:{node.lineno}: imports are absolute"
             names = [node.module]
             if node.module == "gsae" or node.module.startswith("gsae."):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [f"{node.module}.{alias.name}" for alias in node.names if alias.name != "__version__"]
         else:
             continue
         for name in names:

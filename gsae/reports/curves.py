@@ -24,7 +24,7 @@ PANELS = (
 
 
 def read_log(path: Path) -> Curves:
-    """The finite numbers of every point by step, from one JSON object a line: `step`, `point`, and metrics.
+    """The finite numbers of every point by step, from one JSON object a line: `step`, and by name the `points`' metrics.
 
     A last line that a killed run left unfinished is passed over, and so is a missing file.
     """
@@ -36,8 +36,8 @@ def read_log(path: Path) -> Curves:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if "step" in record and "point" in record:
-            _add(curves.setdefault(str(record["point"]), {}), record["step"], record)
+        for point, metrics in record["points"].items():
+            _add(curves.setdefault(point, {}), record["step"], metrics)
     return curves
 
 

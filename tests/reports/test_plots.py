@@ -102,7 +102,8 @@ def test_the_same_rows_give_the_same_bytes_and_ids_do_not_clash():
 def test_training_curves_skip_an_unfinished_last_line(tmp_path):
     rows = sweep()
     log = tmp_path / "metrics.jsonl"
-    log.write_text('{"step": 1, "point": "base-mlp_out-0-0", "l0": 5.0}\n{"step": 2, "point": "ba')
+    line = '{"step": 1, "points": {"base-mlp_out-0-0": {"l0": 5.0, "gamma": null}}, "timing": {}}'
+    log.write_text(line + "\n" + line[:20])
     curves = read_log(log)
     assert curves == {"base-mlp_out-0-0": {"l0": ([1], [5.0])}}
     assert len(training_figure(curves, rows).axes) == 1
