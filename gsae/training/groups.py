@@ -74,6 +74,11 @@ class Group:
             raise ValueError("a group needs at least one point, and all share architecture, site, width and options")
 
     @property
+    def name(self) -> str:
+        """The first point's name, which no other group has."""
+        return self.points[0].name
+
+    @property
     def size(self) -> int:
         """S: the members of the stacked state, inactive ones included."""
         return len(self.points) + self.padding
