@@ -24,7 +24,7 @@ PANELS = (
 
 
 def read_log(path: Path) -> Curves:
-    """The finite numbers of every point by step, from one JSON object a line: `step`, and by name the `points`' metrics.
+    """The finite numbers of every point by step, from one JSON object a line: `step`, and `points` by name.
 
     A last line that a killed run left unfinished is passed over, and so is a missing file.
     """
