@@ -1,0 +1,150 @@
+"""Superblocks to the batch of step t, on the mesh. The position is one integer; no state is kept anywhere else."""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
+
+from gsae.activations.order import EPOCH_ROWS, EPOCH_SUPERBLOCKS, permutation
+from gsae.activations.superblocks import Superblocks
+from gsae.errors import SettingError
+
+Batch = dict[str, dict[str, jax.Array]]
+READERS = 8  # threads, at most, that read superblocks
+ORDER = ""  # stands among the sites' names for the order of the rows
+
+
+class Batches:
+    """The batch of step t as a pure function of (seed, t).
+
+    Each epoch visits the superblocks in an order permuted by (seed, epoch). Inside superblock k the rows come as they
+    are stored, in random order, in the first epoch, and permuted by (seed, epoch, k) in later ones. Every row comes
+    once an epoch.
+
+    Attributes:
+        steps_per_epoch: batches in one pass over all rows.
+        stall_seconds: how long consumers of `stream` have waited for batches so far.
+    """
+
+    def __init__(
+        self,
+        superblocks: Superblocks,
+        sites: Sequence[str],
+        batch_size: int,
+        seed: int,
+        *,
+        sharding: Sharding | None = None,
+        prefetch: int = 2,
+    ):
+        """Reads nothing yet.
+
+        Args:
+            superblocks: where the rows are.
+            sites: which of its sites every batch has; row r is the same token in all.
+            batch_size: B rows; divides the rows of a superblock.
+            seed: decides the order.
+            sharding: of the batches [B, D]; None puts them on the first device.
+            prefetch: how many batches `stream` keeps ready on the devices, at least 1.
+
+        Raises:
+            SettingError: when B does not divide the superblock, or the devices do not divide B; for an unknown site.
+        """
+        rows = superblocks.superblock_rows
+        if batch_size < 1 or rows % batch_size:
+            allowed = f"must divide the rows of a superblock (config.activations.superblock_rows = {rows})"
+            raise SettingError("config.training.batch_size", batch_size, allowed)
+        for site in sites:
+            if site not in superblocks.sites:
+                raise SettingError("config.sweep", site, f"the activations have {', '.join(superblocks.sites)}")
+        self.sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
+        try:
+            for site in sites:
+                self.sharding.shard_shape((batch_size, superblocks.width(site)))
+        except ValueError as error:
+            allowed = f"must be a multiple of the {len(self.sharding.device_set)} devices of the mesh"
+            raise SettingError("config.training.batch_size", batch_size, allowed) from error
+        self.superblocks, self.sites, self.batch_size = superblocks, tuple(sites), batch_size
+        self.seed, self._prefetch, self._readers = seed, max(1, prefetch), min(len(self.sites) + 1, READERS)
+        self.steps_per_superblock = rows // batch_size
+        self.steps_per_epoch = superblocks.num_superblocks * self.steps_per_superblock
+        self.stall_seconds = 0.0
+
+    def at(self, t: int) -> Batch:
+        """The batch of step t: by site, `{"x": [B, D]}` in the store's dtype. Reads a whole superblock."""
+        with ThreadPoolExecutor(self._readers) as readers:
+            return _Window(self, readers, t + 1).batch(t)
+
+    def stream(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps start to stop - 1, made ahead in other threads.
+
+        Holds two superblocks of each site, the one in use and the next, and `prefetch` batches. What goes wrong in a
+        thread is raised here, at the step that needs it.
+        """
+        readers, maker = ThreadPoolExecutor(self._readers), ThreadPoolExecutor(1)
+        window = _Window(self, readers, stop)
+        ready: deque[Future[Batch]] = deque()
+        following = iter(range(start, stop))
+        try:
+            ready.extend(maker.submit(window.batch, t) for t in itertools.islice(following, self._prefetch))
+            while ready:
+                began = time.perf_counter()
+                batch = ready.popleft().result()
+                self.stall_seconds += time.perf_counter() - began
+                ready.extend(maker.submit(window.batch, t) for t in itertools.islice(following, 1))
+                yield batch
+        finally:  # also when the consumer stops early
+            for pool in (maker, readers):
+                pool.shutdown(cancel_futures=True)
+
+
+class _Window:
+    """The superblock in use and the one that comes next, for one thread that makes batches in order."""
+
+    def __init__(self, batches: Batches, readers: ThreadPoolExecutor, stop: int):
+        self._batches, self._readers = batches, readers
+        self._last_visit = (stop - 1) // batches.steps_per_superblock
+        self._visit = -1
+        self._rows: dict[str, np.ndarray] = {}
+        self._order = np.empty(0, np.int64)
+        self._following: dict[str, Future[np.ndarray]] = {}
+
+    def batch(self, t: int) -> Batch:
+        visit, part = divmod(t, self._batches.steps_per_superblock)
+        if visit != self._visit:
+            self._enter(visit)
+        size = self._batches.batch_size
+        chosen = self._order[part * size : (part + 1) * size]
+        return {site: {"x": self._placed(rows, chosen)} for site, rows in self._rows.items()}
+
+    def _enter(self, visit: int) -> None:
+        loading = self._following or self._load(visit)
+        self._rows = {}  # the old superblock goes before the next but one comes
+        self._rows = {site: loading[site].result() for site in self._batches.sites}
+        self._order, self._visit = loading[ORDER].result(), visit
+        self._following = self._load(visit + 1) if visit < self._last_visit else {}
+
+    def _load(self, visit: int) -> dict[str, Future[np.ndarray]]:
+        superblocks, seed = self._batches.superblocks, self._batches.seed
+        epoch, place = divmod(visit, superblocks.num_superblocks)
+        k = int(permutation(superblocks.num_superblocks, seed, EPOCH_SUPERBLOCKS, epoch)[place])
+        loading = {site: self._readers.submit(superblocks.read, site, k) for site in self._batches.sites}
+        loading[ORDER] = self._readers.submit(_row_order, superblocks.superblock_rows, seed, epoch, k)
+        return loading
+
+    def _placed(self, rows_RD: np.ndarray, chosen_B: np.ndarray) -> jax.Array:
+        # Each process copies the rows of its own devices. The copy is needed: on CPU jax would keep a slice, and with
+        # it the whole superblock, alive.
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # sharded arrays ask by slices
+            return rows_RD[chosen_B[index[0]]][:, index[1]]
+
+        return jax.make_array_from_callback((len(chosen_B), rows_RD.shape[1]), self._batches.sharding, part)
+
+
+def _row_order(rows: int, seed: int, epoch: int, k: int) -> np.ndarray:
+    return permutation(rows, seed, EPOCH_ROWS, epoch, k) if epoch else np.arange(rows)

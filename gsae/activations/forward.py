@@ -1,0 +1,111 @@
+"""The rows of a superblock, computed by the language model."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from gsae.activations.order import RowOrder
+from gsae.errors import SettingError
+from gsae.language_models.loading import LanguageModel
+from gsae.language_models.sites import Site, last_layer
+from gsae.text.tokens import TokenStore
+
+DTYPES = {"bfloat16": jnp.dtype(jnp.bfloat16), "float32": jnp.dtype(jnp.float32)}
+
+
+class Forward:
+    """Makes superblocks: one jitted forward pass per batch of sequences gives all the sites.
+
+    Batch j is always sequences j * B to (j + 1) * B - 1 of the permuted order, whichever superblock asks for it, so a
+    superblock is a pure function of its number, and the batch that two superblocks share is computed once when they
+    are made one after the other. Rounding may depend on B; rows and their order do not.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        token_store: TokenStore,
+        order: RowOrder,
+        sites: Sequence[Site],
+        *,
+        batch_size: int,
+        dtype: str,
+    ):
+        """Prepares the pass; nothing is computed yet.
+
+        Args:
+            language_model: its parameters' dtype is the dtype of the pass.
+            token_store: where the order's sequences are.
+            order: which rows each superblock has.
+            sites: the places to read.
+            batch_size: B, sequences in one pass.
+            dtype: of the rows, `bfloat16` or `float32`.
+
+        Raises:
+            SettingError: for no site, a site twice, a layer that the model does not have, another dtype, B < 1.
+        """
+        settings = language_model.model.settings
+        if not sites or len(set(sites)) < len(sites):
+            raise SettingError("config.sweep", [str(site) for site in sites], "must be different sites")
+        for site in sites:
+            if site.layer >= settings.num_layers:
+                allowed = f"the language model has layers 0 to {settings.num_layers - 1}"
+                raise SettingError("config.sweep", str(site), allowed)
+        if dtype not in DTYPES:
+            raise SettingError("config.activations.dtype", dtype, f"must be one of {', '.join(DTYPES)}")
+        if batch_size < 1:
+            raise SettingError(
+                "config.activations.sequences_at_once", batch_size, "must be a positive number of sequences"
+            )
+        self.widths = {str(site): language_model.model.site_width(site.name) for site in sites}
+        self._tokens, self._order, self._batch_size, self._dtype = token_store.tokens, order, batch_size, DTYPES[dtype]
+        self._graph, self._parameters = nnx.split(language_model.model)
+        self.compute_dtype = str(jax.tree.leaves(self._parameters)[0].dtype)
+        self._sites = tuple(sites)
+        self._pass = jax.jit(self._capture)
+        self._newest: tuple[int, tuple[jax.Array, ...]] | None = None
+
+    def _capture(self, parameters: nnx.State, tokens_BT: jax.Array) -> tuple[jax.Array, ...]:
+        model = nnx.merge(self._graph, parameters)
+        stop = last_layer(self._sites) + 1
+        _, captured = model.blocks(model.embed(tokens_BT), 0, stop, capture=self._sites)
+        return tuple(captured[site].astype(self._dtype) for site in self._sites)
+
+    def _batch(self, j: int) -> tuple[jax.Array, ...]:
+        """Starts batch j, if it is not the newest one anyway; the arrays [B, T, W] may still be on their way."""
+        if self._newest is None or self._newest[0] != j:
+            ids = self._order.sequences[j * self._batch_size : (j + 1) * self._batch_size]
+            tokens_BT = np.zeros((self._batch_size, self._tokens.shape[1]), np.int32)
+            tokens_BT[: len(ids)] = self._tokens[ids]
+            self._newest = j, self._pass(self._parameters, tokens_BT)
+        return self._newest[1]
+
+    def superblock(self, k: int, on_rows: Callable[[int], object] = lambda count: None) -> dict[str, np.ndarray]:
+        """The rows of superblock k at every site.
+
+        Args:
+            k: the number of the superblock.
+            on_rows: told how many more rows are there, now and then.
+
+        Returns:
+            By site's name, [R, W] in the dtype of the rows.
+        """
+        plan = self._order.superblock(k)
+        rows = {name: np.empty((len(plan.position), width), self._dtype) for name, width in self.widths.items()}
+        batch, slot = np.divmod(plan.sequence, self._batch_size)
+        source = slot * self._tokens.shape[1] + plan.position
+        numbers = range(int(batch[0]), int(batch[-1]) + 1)
+        bounds = np.searchsorted(batch, [*numbers, numbers.stop])
+        following = self._batch(numbers.start)
+        for j, start, stop in zip(numbers, bounds[:-1], bounds[1:], strict=True):
+            captured = following
+            if j + 1 < numbers.stop:
+                following = self._batch(j + 1)  # the device computes the next batch while the host places this one
+            for name, array_BTW in zip(rows, captured, strict=True):
+                flat = np.asarray(array_BTW).reshape(-1, self.widths[name])
+                rows[name][plan.destination[start:stop]] = flat[source[start:stop]]
+            on_rows(int(stop - start))
+        return rows

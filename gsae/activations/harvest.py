@@ -1,0 +1,131 @@
+"""From a language model and tokens to a finished activation store."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gsae.activations.forward import Forward
+from gsae.activations.order import RowOrder
+from gsae.activations.store import Identity
+from gsae.activations.writer import NotFinite, StoreWriter
+from gsae.errors import RunError
+from gsae.language_models.loading import LanguageModel
+from gsae.language_models.sites import Site
+from gsae.text.tokens import TokenStore
+
+SPARE_BYTES = 16 << 20  # room asked for beyond the rows: metadata, records, file system blocks
+
+
+def harvest(
+    language_model: LanguageModel,
+    token_store: TokenStore,
+    sites: Sequence[Site],
+    path: Path,
+    *,
+    superblock_rows: int,
+    max_rows: int | None = None,
+    dtype: str = "bfloat16",
+    seed: int = 0,
+    batch_size: int = 32,
+    process_index: int = 0,
+    process_count: int = 1,
+    progress: bool = True,
+) -> None:
+    """Writes the activations of the sites as the store `path`; what an earlier call has finished is kept.
+
+    The rows are those of `RowOrder`. Killed at any moment and called again, it ends with the same bytes as a call
+    that was never interrupted. With several processes each writes superblocks of its own, and the last to end publishes
+    the manifest; `ActivationStore.open` works from then on.
+
+    Args:
+        language_model: what is run, up to the last layer that a site needs.
+        token_store: where its tokens come from.
+        sites: layers and places to read.
+        path: directory of the store.
+        superblock_rows: R, rows of a superblock. A batch is drawn from one superblock and a sequence's rows lie in one
+            or two of them, so large ones shuffle better. Two are held in memory, one of them being written.
+        max_rows: at most so many rows; None or 0 for all that the text gives.
+        dtype: of the stored rows, `bfloat16` or `float32`.
+        seed: decides the order of the rows.
+        batch_size: sequences in one forward pass.
+        process_index: which of the processes this is; process k mod `process_count` writes superblock k.
+        process_count: how many processes share the work.
+        progress: says what will be written, and draws a bar with rows a second and the time left.
+
+    Raises:
+        SettingError: for a wrong setting, more rows than the text has, or a store begun with other settings.
+        RunError: when the disk has no room, or an activation is not finite (naming the document).
+    """
+    order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
+    forward = Forward(language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype)
+    identity = Identity(
+        sites=forward.widths,
+        dtype=dtype,
+        superblock_rows=superblock_rows,
+        num_superblocks=order.num_superblocks,
+        seed=seed,
+        language_model=f"{language_model.fingerprint} in {forward.compute_dtype}",
+        tokens=token_store.fingerprint,
+    )
+    writer = StoreWriter(Path(path), identity)
+    if writer.finished:
+        return
+    missing = writer.missing()
+    mine = [k for k in missing if k % process_count == process_index]
+    _check_room(writer.path, len(missing) * identity.superblock_bytes())
+    if progress and process_index == 0:
+        _announce(order, identity, len(missing))
+    with ThreadPoolExecutor(1) as pool, _bar(order, len(missing) - len(mine), mine, progress) as bar:
+        writing: Future[None] | None = None
+        for k in mine:
+            rows = forward.superblock(k, bar.update)
+            if writing is not None:
+                writing.result()  # so that no more than two superblocks are in memory
+            writing = pool.submit(_write, writer, k, rows, order, token_store)
+        if writing is not None:
+            writing.result()
+    if not writer.missing():
+        writer.publish()
+
+
+def _write(writer: StoreWriter, k: int, rows: dict, order: RowOrder, token_store: TokenStore) -> None:
+    provenance = order.provenance(k)
+    try:
+        writer.write(k, rows, provenance)
+    except NotFinite as error:
+        sequence, position = (int(provenance[name][error.row]) for name in ("sequence_id", "position"))
+        document = token_store.document_names[int(token_store.documents_of([sequence])[0, position])]
+        where = f"sequence {sequence}, position {position}, of document {document!r}"
+        raise RunError(f"the language model's activation at {error.site} is not finite: {where}") from error
+
+
+def _check_room(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path).free
+    if needed and needed + SPARE_BYTES > free:
+        raise RunError(f"{path}: the activations need {_size(needed)} and the disk has {_size(free)} left")
+
+
+def _announce(order: RowOrder, identity: Identity, missing: int) -> None:
+    left_out = order.rows_found - order.num_superblocks * order.superblock_rows
+    print(
+        f"harvest: {', '.join(identity.sites)}; {order.num_superblocks} superblocks of {order.superblock_rows:,} rows, "
+        f"{missing} to make: {_size(missing * identity.superblock_bytes())} to write"
+        + (f" (the last {left_out:,} rows fill no superblock and are left out)" if left_out else ""),
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _bar(order: RowOrder, others: int, mine: Sequence[int], progress: bool) -> tqdm:
+    done = order.num_superblocks - others - len(mine)
+    rows = order.superblock_rows
+    total, initial = (order.num_superblocks - others) * rows, done * rows
+    return tqdm(total=total, initial=initial, desc="harvest", unit=" rows", unit_scale=True, disable=not progress)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,38 @@
+"""Sums over rows that can be kept per superblock and added up in any number of runs to the same last bit."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gsae.activations.superblocks import Statistics
+
+ROWS_AT_ONCE = 512  # summed in float32; so few that rounding stays near one part in a million
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over some rows of one site."""
+
+    rows: int
+    total: np.ndarray  # [D] float64, sum of the rows
+    squared_norm: float  # sum of the rows' squared L2 norms
+
+
+def sums(rows_RD: np.ndarray) -> Sums:
+    """Sums of the rows [R, D] as they are stored: float32 within blocks of rows, float64 across them."""
+    total, squared_norm = np.zeros(rows_RD.shape[1]), 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever asks looks at the result
+        for start in range(0, len(rows_RD), ROWS_AT_ONCE):
+            block = rows_RD[start : start + ROWS_AT_ONCE].astype(np.float32)
+            total += block.sum(axis=0)
+            squared_norm += float(np.square(block).sum(axis=1).sum(dtype=np.float64))
+    return Sums(len(rows_RD), total, squared_norm)
+
+
+def combined(parts: Iterable[Sums]) -> Statistics:
+    """Mean and mean squared norm over all the rows of all the parts, added in the order given."""
+    parts = list(parts)
+    rows = sum(part.rows for part in parts)
+    mean = np.sum([part.total for part in parts], axis=0) / rows
+    return {"mean": mean, "mean_squared_norm": sum(part.squared_norm for part in parts) / rows}

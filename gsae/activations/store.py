@@ -1,0 +1,189 @@
+"""Superblocks on disk: one TensorStore array per site, beside the provenance of every row.
+
+    path/identity.json           what the store is made from, written first: nothing else may continue it
+    path/arrays/<name>/          zarr3, sharded; rows k * R to (k + 1) * R - 1 are superblock k, in whole shards
+    path/superblocks/<k>.json    written when superblock k is safely on the disk: its digests and sums
+    path/manifest.json           written last: without it the store is not finished
+
+Every chunk carries a CRC-32C and every superblock of every array a SHA-256: what is missing, truncated, altered or
+exchanged is named by a `RunError`, never read as data.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gsae import artifacts
+from gsae.activations.arrays import SuperblockArray, digest_rows
+from gsae.activations.superblocks import Statistics
+from gsae.errors import RunError
+
+FORMAT = "gsae activations 1"
+IDENTITY, RECORDS, ARRAYS = "identity.json", "superblocks", "arrays"
+PROVENANCE = ("token_id", "sequence_id", "position")
+# The setting to name when a store was begun with another value of a field of `Identity`; the first that differs.
+SETTINGS = {
+    "sites": "config.sweep",
+    "dtype": "config.activations.dtype",
+    "superblock_rows": "config.activations.superblock_rows",
+    "seed": "config.seed",
+    "language_model": "config.language_model",
+    "tokens": "config.text",
+    "num_superblocks": "config.activations.rows",  # last: it follows from the text and the superblock's rows as well
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Everything that decides a store's rows and their order."""
+
+    sites: Mapping[str, int]  # name -> width
+    dtype: str
+    superblock_rows: int
+    num_superblocks: int
+    seed: int
+    language_model: str  # fingerprint, and the dtype that it computes in
+    tokens: str  # fingerprint
+
+    def arrays(self, path: Path) -> dict[str, SuperblockArray]:
+        """The arrays of the store at `path`: the sites, then the provenance."""
+        rows, dtype = self.superblock_rows, jnp.dtype(self.dtype)
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {s: ((rows, w), dtype) for s, w in self.sites.items()}
+        shapes |= {name: ((rows,), jnp.dtype(np.int32)) for name in PROVENANCE}
+        return {
+            name: SuperblockArray(path / ARRAYS / name, self.num_superblocks, shape, dtype)
+            for name, (shape, dtype) in shapes.items()
+        }
+
+    def superblock_bytes(self) -> int:
+        """Bytes of one superblock in all arrays (checksums, a few parts in a million, left aside)."""
+        return self.superblock_rows * (sum(self.sites.values()) * jnp.dtype(self.dtype).itemsize + 4 * len(PROVENANCE))
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value with its own fingerprint, so that `unsealed` notices any change."""
+    return {**value, "fingerprint": artifacts.fingerprint(dict(value))}
+
+
+def unsealed(path: Path, value: Any) -> dict[str, Any]:
+    """What was sealed.
+
+    Raises:
+        RunError: naming the file `path`, when it is something else.
+    """
+    try:
+        rest = {key: item for key, item in value.items() if key != "fingerprint"}
+        if value["fingerprint"] == artifacts.fingerprint(rest):
+            return rest
+    except (AttributeError, KeyError, ValueError):  # not a dict, not sealed, or a number that JSON cannot hold
+        pass
+    raise RunError(f"{path}: is not what was written (its fingerprint differs); delete it and start again")
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A sealed JSON file.
+
+    Raises:
+        RunError: when it is missing or altered.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: is not readable ({error}); delete it and start again") from error
+    return unsealed(path, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationStore:
+    """A finished store: the `Superblocks` on disk."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    _compared: set[tuple[str, int]] = dataclasses.field(default_factory=set, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "ActivationStore":
+        """Opens a finished store; no row is read yet.
+
+        Raises:
+            RunError: when it is not finished, or its manifest or an array's metadata is missing or altered.
+        """
+        path = Path(path)
+        manifest = artifacts.read_manifest(path)
+        if manifest is not None:
+            unsealed(path / artifacts.MANIFEST, manifest)
+        manifest = artifacts.verify(path)
+        if manifest["format"] != FORMAT:
+            raise RunError(f"{path}: is not an activation store of this version ({manifest['format']!r})")
+        return cls(path, manifest)
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """What the store is made from."""
+        return Identity(**{field.name: self.manifest[field.name] for field in dataclasses.fields(Identity)})
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, SuperblockArray]:
+        return self.identity.arrays(self.path)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites' names, in the order in which they were harvested."""
+        return tuple(self.identity.sites)
+
+    @property
+    def rows(self) -> int:
+        """All rows of all superblocks."""
+        return self.manifest["rows"]
+
+    @property
+    def superblock_rows(self) -> int:
+        """R."""
+        return self.identity.superblock_rows
+
+    @property
+    def num_superblocks(self) -> int:
+        """How many superblocks there are."""
+        return self.identity.num_superblocks
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the manifest, and so of every row."""
+        return self.manifest["fingerprint"]
+
+    def width(self, site: str) -> int:
+        """D of the site."""
+        return self.identity.sites[site]
+
+    def statistics(self, site: str) -> Statistics:
+        """Mean [D] float64 and mean squared norm over all rows of the site."""
+        found = self.manifest["statistics"][site]
+        return {"mean": np.array(found["mean"]), "mean_squared_norm": found["mean_squared_norm"]}
+
+    def read(self, site: str, k: int) -> np.ndarray:
+        """Superblock k of a site, [R, D] in the store's dtype.
+
+        The SHA-256 is compared when a superblock is first read, the CRC-32C of its chunks every time.
+
+        Raises:
+            RunError: naming array and superblock, when any byte is missing, truncated or altered.
+        """
+        return self._read(site, k)
+
+    def provenance(self, k: int) -> dict[str, np.ndarray]:
+        """`token_id`, `sequence_id`, `position` of every row of superblock k, each [R] int32; errors as `read`."""
+        return {name: self._read(name, k) for name in PROVENANCE}
+
+    def _read(self, name: str, k: int) -> np.ndarray:
+        rows = self._arrays[name].read(k)
+        if (name, k) not in self._compared:
+            if digest_rows(rows) != self.manifest["digests"][name][k]:
+                raise RunError(f"{self._arrays[name].path}: superblock {k} is not what was written (SHA-256 differs)")
+            self._compared.add((name, k))
+        return rows

@@ -1,0 +1,118 @@
+"""Fills a store: superblock by superblock, each recorded when it is safe, and the manifest when all are."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gsae import artifacts
+from gsae.activations.arrays import digest_rows
+from gsae.activations.statistics import Sums, combined, sums
+from gsae.activations.store import FORMAT, IDENTITY, RECORDS, SETTINGS, Identity, read_sealed, sealed
+from gsae.errors import RunError, SettingError
+
+
+class NotFinite(RunError):
+    """A row of a site has an infinite or undefined number, or one so large that its squared norm is infinite."""
+
+    def __init__(self, site: str, rows_RD: np.ndarray):
+        with np.errstate(over="ignore"):
+            squared_norms = np.square(rows_RD.astype(np.float32)).sum(axis=1)
+        largest = np.nan_to_num(squared_norms, nan=np.inf, posinf=np.inf)
+        self.site, self.row = site, int(np.argmax(largest))
+        super().__init__(f"{site}: row {self.row} of a superblock is not finite")
+
+
+class StoreWriter:
+    """Fills a store superblock by superblock, in any order, from any number of processes; continues a killed one."""
+
+    def __init__(self, path: Path, identity: Identity):
+        """Begins the store, or finds what is there.
+
+        Raises:
+            SettingError: when the directory holds a store of another identity, naming the setting and both values.
+            RunError: when it cannot be written or read.
+        """
+        self.path, self.identity = path, identity
+        wanted = json.loads(artifacts.canonical_json(dataclasses.asdict(identity)))
+        if (path / IDENTITY).exists():
+            begun = read_sealed(path / IDENTITY)
+            for field, setting in SETTINGS.items():
+                if begun.get(field) != wanted[field]:
+                    allowed = f"the store {path} was begun with {begun.get(field)!r}; delete it or use another workdir"
+                    raise SettingError(setting, wanted[field], allowed)
+        elif (path / RECORDS).exists():
+            raise RunError(f"{path / IDENTITY}: is missing; delete {path} and start again")
+        else:
+            artifacts.write_json(path / IDENTITY, sealed(wanted))
+        self._arrays = identity.arrays(path)
+
+    def _record(self, k: int) -> Path:
+        return self.path / RECORDS / f"{k:08d}.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the manifest is there."""
+        return artifacts.read_manifest(self.path) is not None
+
+    def missing(self) -> list[int]:
+        """The superblocks that are not finished."""
+        return [k for k in range(self.identity.num_superblocks) if not self._record(k).exists()]
+
+    def write(self, k: int, rows: Mapping[str, np.ndarray], provenance: Mapping[str, np.ndarray]) -> None:
+        """Writes superblock k, whole, then its record. Writing it again gives the same bytes.
+
+        Args:
+            k: the number of the superblock.
+            rows: by site, [R, D] in the store's dtype; finite.
+            provenance: `token_id`, `sequence_id`, `position`, each [R] int32.
+
+        Raises:
+            RunError: naming the site and the row (`NotFinite`), or what cannot be written.
+        """
+        parts = {site: sums(rows[site]) for site in self.identity.sites}
+        for site, part in parts.items():
+            if not np.isfinite(part.squared_norm):
+                raise NotFinite(site, rows[site])
+        columns = {**rows, **provenance}
+        for name, array in self._arrays.items():
+            array.create()
+            array.write(k, columns[name])
+        record = {
+            "superblock": k,
+            "digests": {name: digest_rows(columns[name]) for name in self._arrays},
+            "sums": {site: {"total": p.total.tolist(), "squared_norm": p.squared_norm} for site, p in parts.items()},
+        }
+        artifacts.write_json(self._record(k), sealed(record))
+
+    def publish(self) -> None:
+        """Writes the manifest from the records: it is the same whoever wrote them, and when."""
+        records = [read_sealed(self._record(k)) for k in range(self.identity.num_superblocks)]
+        statistics = {}
+        for site in self.identity.sites:
+            found = [record["sums"][site] for record in records]
+            parts = [Sums(self.identity.superblock_rows, np.array(s["total"]), float(s["squared_norm"])) for s in found]
+            total = combined(parts)
+            statistics[site] = {
+                "mean": total["mean"].tolist(),
+                "mean_squared_norm": total["mean_squared_norm"],
+            }
+        small = [self.path / IDENTITY, *(array.path / "zarr.json" for array in self._arrays.values())]
+        manifest = {
+            "format": FORMAT,
+            **dataclasses.asdict(self.identity),
+            "rows": self.identity.num_superblocks * self.identity.superblock_rows,
+            "statistics": statistics,
+            "digests": {name: [record["digests"][name] for record in records] for name in self._arrays},
+            "files": {
+                str(file.relative_to(self.path)): {
+                    "bytes": file.stat().st_size,
+                    "sha256": artifacts.digest_file(file),
+                }
+                for file in small
+            },
+        }
+        artifacts.write_json(self.path / artifacts.MANIFEST, sealed(manifest))
+        artifacts.sync_directory(self.path)

@@ -1,0 +1,57 @@
+"""A random tiny language model, token stores of random documents, and the settings of a small harvest."""
+
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+from flax import nnx
+
+from gsae.language_models.sites import Site
+from gsae.language_models.transformer import Settings, Transformer
+from gsae.text.sources import Document
+from gsae.text.tokens import TokenStore, write_token_store
+
+VOCABULARY, CONTEXT = 64, 16
+SITES = (Site(0, "mlp_out"), Site(1, "resid_post"), Site(1, "mlp_act"))
+HARVEST = {"superblock_rows": 256, "dtype": "bfloat16", "seed": 3, "batch_size": 8, "progress": False}
+
+
+def random_tokens(texts):
+    """Each text's ids, decided by its bytes; its length is the text's."""
+    return [np.random.default_rng(zlib.crc32(t.encode())).integers(1, VOCABULARY, len(t)).tolist() for t in texts]
+
+
+def make_token_store(path, documents: int, seed: int = 0) -> TokenStore:
+    lengths = np.random.default_rng(seed).integers(10, 150, documents)
+    return write_token_store(
+        path,
+        [Document(f"document {i}", chr(97 + i % 26) * int(n) + str(i)) for i, n in enumerate(lengths)],
+        random_tokens,
+        context_length=CONTEXT,
+        separator_id=0,
+        special_ids=[0, 5],
+        vocabulary=VOCABULARY,
+        progress=False,
+    )
+
+
+def make_language_model(seed: int = 0):
+    settings = Settings(
+        num_layers=3,
+        width=16,
+        num_heads=2,
+        head_width=8,
+        mlp_width=24,
+        vocabulary=VOCABULARY,
+        context_length=CONTEXT,
+        rotary_width=4,
+        rotary_base=10000.0,
+        parallel_residual=True,
+        norm_epsilon=1e-5,
+        activation="gelu",
+        attention_bias=True,
+        tied_embeddings=False,
+    )
+    model = Transformer(settings, nnx.Rngs(seed))
+    model.embedding[...] = model.embedding[...] * 50  # so that activations differ by much more than bfloat16 rounds
+    return SimpleNamespace(model=model, fingerprint=f"random weights {seed}")
