@@ -8,7 +8,7 @@ padding are scored. Cross-entropies are means first; loss recovered is a ratio o
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,9 @@ from gsae.evaluation.batches import Batch, batches, choose_sequences
 from gsae.evaluation.bootstrap import loss_recovered, loss_recovered_standard_error
 from gsae.evaluation.metrics import Sums, mean_of, reconstruct
 from gsae.evaluation.splice import prefix, score, spliced_stream
+from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site
 from gsae.text.tokens import TokenStore
-
-if TYPE_CHECKING:
-    from gsae.language_models.loading import LanguageModel
 
 ZERO_CONVENTIONS = ("masked", "all_positions")
 MEMBERS_AT_ONCE = 16  # share the clean and zero passes; results arrive after each such run of members
@@ -51,7 +49,7 @@ class Evaluation:
 
 
 def evaluate(
-    language_model: "LanguageModel",
+    language_model: LanguageModel,
     token_store: TokenStore,
     members: Sequence[Member],
     *,
@@ -203,7 +201,7 @@ def _runs_of_members(members: Sequence[Member]) -> Iterator[tuple[Site, list[Mem
             yield site, group[start : start + MEMBERS_AT_ONCE]
 
 
-def _check(language_model: "LanguageModel", members: Sequence[Member]) -> None:
+def _check(language_model: LanguageModel, members: Sequence[Member]) -> None:
     names = [member.name for member in members]
     if len(set(names)) < len(names):
         raise ValueError(f"members must have different names; got {sorted(names)}")
