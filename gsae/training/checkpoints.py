@@ -61,6 +61,12 @@ class Checkpoints:
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future[None] | None = None
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
     def due(self, step: int) -> bool:
         """Whether the state after `step` updates is one to keep."""
         return self.every > 0 and step > 0 and step % self.every == 0

@@ -1,4 +1,4 @@
-"""Digests of a checkpoint's array shards and files: taken at a save, compared at a restore, whatever the mesh is then."""
+"""Digests of a checkpoint's array shards and files: taken at a save, compared at a restore onto any mesh."""
 
 import hashlib
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def verify(name: str, array: jax.Array, entry: Mapping[str, Any]) -> None:
 
 
 def flushed_files(path: Path) -> dict[str, dict[str, Any]]:
-    """Length and SHA-256 of every file below `path`, flushed to the disk: a rename then publishes what survives a power cut."""
+    """Length and SHA-256 of every file below `path`, flushed to the disk so that a rename publishes what lasts."""
     entries = {}
     for file in sorted(path.rglob("*")):
         artifacts.sync_directory(file)  # opens read-only and flushes: as good for a file as for a directory
