@@ -77,7 +77,7 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         status = str(row.get("status") or "ok")
         if status != "ok":
-            found.append(f"{_name(row)}: {status}. It is left out of the figures and the comparison.")
+            found.append(f"{_name(row)}: its status is {status}; it is left out of the figures and the comparison.")
     for site, here in by_place(rows).items():
         denominators = [denominator(row) for row in here if has(row, "ce_zero", "ce_clean")]
         if denominators and min(denominators) < SMALL_DENOMINATOR:

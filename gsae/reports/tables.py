@@ -81,7 +81,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 def short(value: float) -> str:
     """A setting as a person writes it: 0.001, 3e-05, 12."""
-    return f"{value:g}" if math.isfinite(value) else GAP
+    return f"{value:.4g}" if math.isfinite(value) else GAP
 
 
 def decimals(places: int) -> Callable[[float], str]:
@@ -102,10 +102,10 @@ SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("L0", "l0", significant),
     ("recovered", "loss_recovered", decimals(4)),
     ("± s.e.", "loss_recovered_se", decimals(4)),
-    ("ΔCE nats", "ce_difference", decimals(4)),
+    ("ΔCE", "ce_difference", decimals(4)),
     ("KL", "kl", decimals(4)),
     ("gamma", "gamma", decimals(3)),
-    ("FVU", "fvu", decimals(4)),
+    ("FVU", "fvu", decimals(3)),
     ("alive", "alive", percent),
 )
 
@@ -142,11 +142,9 @@ def comparison_table(site: str, comparison: Comparison) -> str:
     """The baseline's L0 over the other architecture's, at fixed values of loss recovered."""
     title = f"{comparison.baseline} L0 / {comparison.other} L0 at equal loss recovered, {site}"
     if not comparison.levels:
-        return f"{title}\n  the two frontiers share no fixed value of loss recovered"
+        return f"{title}\nthe two frontiers share no fixed value of loss recovered"
     lines = [comparison_headings(comparison), *(comparison_cells(level) for level in comparison.levels)]
-    summary = (
-        f"  median ratio {comparison.median_ratio:.2f}, over the whole common range {math.exp(comparison.area):.2f}"
-    )
+    summary = f"median ratio {comparison.median_ratio:.2f}, over the whole common range {math.exp(comparison.area):.2f}"
     return "\n".join([title, *_aligned(lines, _widths(lines)), summary])
 
 
@@ -171,6 +169,6 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _aligned(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    rule = ["  " + "  ".join("─" * width for width in widths)]
-    texts = ["  " + "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
+    rule = ["  ".join("─" * width for width in widths)]
+    texts = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     return [texts[0], *rule, *texts[1:]]

@@ -120,4 +120,4 @@ def test_warnings_name_the_site_the_point_and_the_number():
         warnings(points("base", [(10, 0.5)], **doubtful) + points("new", [(None, None)], status="frozen"))
     )
     assert "only 0.05 nats" in found and "is 0.200" in found
-    assert "75.0% of its features never fired on 1,000" in found and "new-0: frozen" in found
+    assert "75.0% of its features never fired on 1,000" in found and "new-0: its status is frozen" in found

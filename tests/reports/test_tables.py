@@ -45,7 +45,14 @@ def test_a_file_that_is_no_table_of_results_is_named(tmp_path):
 
 
 def test_the_terminal_table_groups_sorts_and_fits():
-    rows = [row(l0=30.0), row("two", l0=4.0), row(l0=2.0), row("two", l0=math.nan, status="frozen at step 500")]
+    widest = {"sparsity_coefficient": 0.00688926, "learning_rate": 7.5e-4, "alive": 1.0, "ce_difference": -0.12345}
+    widest |= {"fvu": 0.123, "gamma": 1.234, "kl": 0.1234, "loss_recovered_se": 0.0123}
+    rows = [
+        row(l0=30.0, **widest),
+        row("two", l0=4.0),
+        row(l0=2.0),
+        row("two", l0=math.nan, status="frozen at step 500"),
+    ]
     text = terminal_table(rows)
     assert max(map(len, text.splitlines())) <= 100
     first, second = text.split("\n\n")
