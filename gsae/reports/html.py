@@ -123,9 +123,9 @@ def _points(rows: Sequence[Row]) -> str:
             body.append(f'<tr><th colspan="{len(columns)}" scope="rowgroup">{title}</th></tr>')
             body += [_line(cells(row)) for row in group]
     note = (
-        "L0: active features per token. ΔCE: cross-entropy with the reconstruction spliced in, less the clean one; KL: "
-        "of the clean from the spliced predictions; both in nats. FVU: fraction of variance unexplained. alive: share of "
-        "features that fired at least once on the held-out tokens. All columns are in results.csv."
+        "L0: active features per token. ΔCE: cross-entropy with the reconstruction spliced in, less the clean one; "
+        "KL: of the clean from the spliced predictions; both in nats. FVU: fraction of variance unexplained. "
+        "alive: share of features that fired on the held-out tokens. All columns are in results.csv."
     )
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     return (
