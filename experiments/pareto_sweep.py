@@ -91,7 +91,6 @@ def get_config() -> ConfigDict:
     config.training.decay_to = 0.0  # share of the learning rate at the end
     config.training.sparsity_warmup = "500 steps"  # the sparsity coefficient rises linearly from 0
     config.training.dead_window = "500_000 tokens"  # a feature silent for so long is dead
-    config.training.members_at_once = 1  # members of a group computed side by side on one shard of the mesh
     config.training.resampling = ConfigDict()
     config.training.resampling.at = ()  # when dead features are revived, durations; none in the last quarter of the run
     config.training.resampling.inputs = 16_384  # rows scored for candidates
@@ -110,6 +109,6 @@ def get_config() -> ConfigDict:
 
     config.logging = ConfigDict()
     config.logging.every = 50  # steps
-    config.logging.tensorboard = True
+    config.logging.tensorboard = True  # event files in <workdir>/logs
     config.logging.wandb_project = ""  # a Weights & Biases project; "": do not log there
     return config

@@ -123,7 +123,6 @@ class TrainingSettings:
     decay_to: float = share()
     sparsity_warmup: str = duration()
     dead_window: str = duration()
-    members_at_once: int = positive(operational=True)
     resampling: ResamplingSettings = group()
     checkpoint_every: int = not_negative(operational=True)
     keep_checkpoints: int = positive(operational=True)

@@ -1,0 +1,442 @@
+"""The stages of a run: tokenise, harvest, train, evaluate, report. Each can be resumed, each can be run alone.
+
+What a stage makes is published whole (`artifacts.py`) with the plain values and the fingerprints of what it was made
+from; a stage that finds its artifact there, made from the same, has nothing to do.
+"""
+
+import functools
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gsae import artifacts, recipe, schema
+from gsae.config import Config
+from gsae.errors import RunError, SettingError
+from gsae.language_models.sites import Site
+from gsae.mesh import make_mesh
+from gsae.training.groups import Group, Point, group_points
+from gsae.training.step import GroupState, initial_state
+
+CONFIG = "config.json"
+SECONDS = "seconds.json"  # what each stage took so far
+
+
+def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "", started: float | None = None) -> None:
+    """Runs one stage, or all of them in order.
+
+    Args:
+        config: a checked configuration.
+        workdir: where everything is kept; made if need be.
+        stage: "all", or the only one to run; the ones before it must be finished.
+        command: how the user started this, for the report.
+        started: `time.monotonic()` when the program started; the time until now is counted as start-up.
+
+    Raises:
+        SettingError: when a setting is wrong; nothing is left behind in a new workdir.
+        RunError: when the run cannot go on.
+        Interrupted: after a signal, with the state saved.
+    """
+    fresh = not workdir.exists()
+    job = Job(config, workdir, command)
+    try:
+        job.prepare()
+        job.took("start-up", time.monotonic() - (started or time.monotonic()))
+        for name, work in STAGES.items():
+            if stage in ("all", name):
+                begun = time.monotonic()
+                work(job)
+                job.took(name, time.monotonic() - begun)
+        print(job.time_budget())
+    except SettingError:
+        if fresh:
+            shutil.rmtree(workdir, ignore_errors=True)
+        raise
+
+
+class Job:
+    """One run in one workdir: its configuration and what its stages share."""
+
+    def __init__(self, config: Config, workdir: Path, command: str):
+        self.config, self.workdir, self.command = config, workdir, command
+        self.seconds: dict[str, float] = {}
+
+    def prepare(self) -> None:
+        """Checks everything that can be wrong before any work is done, then marks the workdir as this run's."""
+        recorded = self.workdir / CONFIG
+        if recorded.exists():
+            try:
+                schema.refuse_changes(json.loads(recorded.read_text()), self.config)
+            except json.JSONDecodeError as error:
+                raise RunError(f"{recorded}: is not readable ({error})") from error
+        recipe.check_mesh(self.config, self.mesh, self.points)
+        recipe.step_settings(self.config)
+        recipe.resampling(self.config)
+        if self.config.text.context_length > self.language_model.settings.context_length:
+            raise SettingError(
+                "config.text.context_length",
+                self.config.text.context_length,
+                f"the language model was made for at most {self.language_model.settings.context_length} tokens",
+            )
+        if (self.workdir / SECONDS).exists():
+            self.seconds = json.loads((self.workdir / SECONDS).read_text())
+        artifacts.write_json(recorded, schema.plain(self.config))
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The mesh that the sweep trains on."""
+        sizes = self.config.mesh
+        return make_mesh(sizes.sweep, sizes.data, sizes.feature)
+
+    @functools.cached_property
+    def language_model(self) -> Any:
+        """The language model under study."""
+        from gsae.language_models.loading import load_language_model
+
+        return load_language_model(self.config.language_model.name, dtype=self.config.language_model.dtype)
+
+    @functools.cached_property
+    def points(self) -> list[Point]:
+        """The points of the sweep."""
+        return recipe.points(self.config, self.language_model.settings.num_layers)
+
+    @functools.cached_property
+    def groups(self) -> list[Group]:
+        """The points, grouped by program."""
+        return group_points(self.points, self.mesh.shape["sweep"])
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites of all points, in the order in which the sweep names them."""
+        return tuple(Site.parse(site) for site in dict.fromkeys(point.site for point in self.points))
+
+    def tokens(self, part: str) -> Any:
+        """The token store of the training or the held-out part."""
+        from gsae.text.tokens import TokenStore
+
+        path = self.tokens_path / part
+        if artifacts.read_manifest(path) is None:
+            raise RunError(f"{path}: has not been made yet; run --stage=tokenise first")
+        return TokenStore.open(path)
+
+    @property
+    def tokens_path(self) -> Path:
+        """Where the token stores are."""
+        return Path(self.config.text.store or self.workdir / "tokens")
+
+    @functools.cached_property
+    def activations(self) -> Any:
+        """The finished store of activations."""
+        from gsae.activations.store import ActivationStore
+
+        if artifacts.read_manifest(self.activations_path) is None:
+            raise RunError(f"{self.activations_path}: has not been made yet; run --stage=harvest first")
+        return ActivationStore.open(self.activations_path)
+
+    @property
+    def activations_path(self) -> Path:
+        """Where the activations are."""
+        return Path(self.config.activations.store or self.workdir / "activations")
+
+    def autoencoder_path(self, point: Point) -> Path:
+        """Where a point's weights are kept."""
+        return self.workdir / "autoencoders" / point.name
+
+    def input_scale(self, site: str) -> float:
+        """What activations of a site are multiplied by before they are trained on."""
+        return recipe.input_scale(self.config, self.activations.statistics(site)["mean_squared_norm"])
+
+    def evaluation_path(self, point: Point) -> Path:
+        """Where what came of a point is kept."""
+        return self.workdir / "evaluation" / point.name
+
+    def members(self, states: Mapping[str, GroupState]) -> Iterator[tuple[Point, Any, str]]:
+        """Every point with its autoencoder, as it works on raw activations, and its status."""
+        for group in self.groups:
+            state = jax.device_get(states[group.name])
+            for index, point in enumerate(group.points):
+                autoencoder = jax.tree.map(lambda leaf, index=index: leaf[index], state.autoencoder)
+                status = "ok" if state.active[index] else "non-finite"
+                yield point, autoencoder.rescaled(self.input_scale(point.site)), status
+
+    def initial_state(self, group: Group) -> GroupState:
+        """The state of a group before step 0, its decoder bias where the settings want it."""
+        state = initial_state(group, self.activations.width(group.site), self.mesh)
+        if self.config.sae.decoder_bias == "zeros":
+            return state
+        mean_D = self.activations.statistics(group.site)["mean"] * self.input_scale(group.site)
+        old_SD = state.autoencoder.b_dec
+        b_dec_SD = jax.device_put(np.broadcast_to(mean_D, old_SD.shape).astype(old_SD.dtype), old_SD.sharding)
+        return state.replace(autoencoder=state.autoencoder.replace(b_dec=b_dec_SD))
+
+    def took(self, name: str, seconds: float) -> None:
+        """Adds to the time budget."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        artifacts.write_json(self.workdir / SECONDS, self.seconds)
+
+    def time_budget(self) -> str:
+        """What every stage took, one line each."""
+        total = sum(self.seconds.values())
+        lines = [f"  {name:<10}{seconds:8.1f} s {seconds / total:6.1%}" for name, seconds in self.seconds.items()]
+        return "\n".join(["time budget", *lines, f"  {'in all':<10}{total:8.1f} s", f"everything is in {self.workdir}"])
+
+
+def tokenise(job: Job) -> None:
+    """Text into two token stores, training and held out, that share no document and no near-duplicate."""
+    from gsae.text.sources import read_documents
+    from gsae.text.splits import split_documents
+    from gsae.text.tokens import write_token_store
+
+    text, model = job.config.text, job.language_model
+    made_from = {"text": _without(schema.plain(text), "store"), "language_model": model.fingerprint}
+    paths = {part: job.tokens_path / part for part in ("train", "held_out")}
+    finished = [_made_from(path, made_from, "config.text.store") for path in paths.values()]  # refuses any that differs
+    if all(finished):
+        return
+    documents = read_documents(
+        text.source,
+        paths=text.paths,
+        name=text.name,
+        configuration=text.configuration or None,
+        split=text.split,
+        column=text.column,
+        streaming=text.streaming,
+        max_documents=text.max_documents or None,
+    )
+    for (part, path), chosen in zip(paths.items(), split_documents(documents, text.held_out_fraction), strict=True):
+        store = write_token_store(
+            path,
+            chosen,
+            model.tokenizer.encode_batch,
+            context_length=text.context_length,
+            separator_id=model.separator_id,
+            special_ids=model.special_ids,
+            vocabulary=model.settings.vocabulary,
+            manifest={"made_from": made_from},
+        )
+        count = store.num_sequences * store.context_length
+        print(f"{part}: {store.num_documents:,} documents, {count:,} tokens in rows of {store.context_length}")
+
+
+def harvest(job: Job) -> None:
+    """Activations of the training part at every site of the sweep, in superblocks on disk."""
+    from gsae.activations.harvest import harvest as harvest_rows
+
+    settings = job.config.activations
+    harvest_rows(
+        job.language_model,
+        job.tokens("train"),
+        job.sites,
+        job.activations_path,
+        superblock_rows=settings.superblock_rows,
+        max_rows=settings.rows or None,
+        dtype=settings.dtype,
+        seed=job.config.seed,
+        batch_size=settings.sequences_at_once,
+    )
+
+
+def _made_from(path: Path, wanted: Mapping[str, Any], setting: str) -> bool:
+    """Whether a finished artifact stands at `path`; one that was made from something else is refused."""
+    manifest = artifacts.read_manifest(path)
+    if manifest is None:
+        return False
+    found = manifest.get("made_from", {})
+    for key in wanted:
+        if found.get(key) != wanted[key]:
+            allowed = (
+                f"was made with {key} = {found.get(key)!r}, this run has {wanted[key]!r}; choose another directory"
+            )
+            raise SettingError(setting, str(path), allowed)
+    return True
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}
+
+
+def train(job: Job) -> None:
+    """Every point of the sweep, side by side on the same batches; then the weights, ready for raw activations."""
+    from gsae.activations.batches import Batches
+    from gsae.autoencoders.saving import save
+    from gsae.training.checkpoints import Checkpoints
+    from gsae.training.logging import Logger
+    from gsae.training.loop import train as train_groups
+
+    config, settings = job.config, job.config.training
+    identity = artifacts.fingerprint(recipe.identity(config, job.activations.fingerprint))
+    if all(_is_trained(job, point, identity) for point in job.points):
+        return
+    for group in job.groups:
+        print(group.describe())
+    sites = [str(site) for site in job.sites]
+    spread = NamedSharding(job.mesh, PartitionSpec(job.mesh.axis_names))
+    batches = Batches(job.activations, sites, settings.batch_size, config.seed, sharding=spread)
+    with (
+        Checkpoints(
+            job.workdir / "checkpoints",
+            every=settings.checkpoint_every,
+            keep=settings.keep_checkpoints,
+            settings=identity,
+        ) as checkpoints,
+        Logger(
+            job.workdir / "logs",
+            every=config.logging.every,
+            total_steps=settings.steps,
+            tokens_per_step=settings.batch_size,
+            tensorboard=config.logging.tensorboard,
+            wandb_project=config.logging.wandb_project,
+            settings=schema.plain(config),
+        ) as logger,
+    ):
+        states = train_groups(
+            job.groups,
+            batches,
+            steps=settings.steps,
+            settings={site: recipe.step_settings(config, job.input_scale(site)) for site in sites},
+            mesh=job.mesh,
+            checkpoints=checkpoints,
+            logger=logger,
+            resampling=recipe.resampling(config),
+            on_evaluate=functools.partial(_look, job),
+            evaluate_every=config.evaluation.every,
+            initialise=job.initial_state,
+        )
+    for point, autoencoder, status in job.members(states):
+        about = {**recipe.describe(config, point), "status": status, "training": identity}
+        save(autoencoder, job.autoencoder_path(point), about)
+
+
+def _is_trained(job: Job, point: Point, identity: str) -> bool:
+    from gsae.autoencoders.saving import read_metadata
+
+    path = job.autoencoder_path(point)
+    return artifacts.read_manifest(path) is not None and read_metadata(path)["training"] == identity
+
+
+def _look(job: Job, step: int, states: Mapping[Any, GroupState]) -> None:
+    """A quick evaluation while it trains: redraws frontier.png."""
+    from gsae.reports.plots import draw_frontier
+
+    rows = []
+    evaluation = job.config.evaluation
+    members = {point.name: (point, autoencoder, status) for point, autoencoder, status in job.members(states)}
+    for result in _evaluated(job, members, tokens=evaluation.quick_tokens, bootstrap_samples=0, progress=False):
+        point, _, status = members[result.name]
+        rows.append({**recipe.describe(job.config, point), **result.metrics, "steps": step, "status": status})
+    draw_frontier(job.workdir / "frontier.png", rows)
+
+
+def evaluate(job: Job) -> None:
+    """Every point on held-out text; each result is kept as soon as it is there."""
+    from gsae.autoencoders.saving import load, read_metadata
+
+    settings = job.config.evaluation
+    made_from = {
+        "tokens": job.tokens("held_out").fingerprint,
+        "settings": {name: getattr(settings, name) for name in ("tokens", "zero_ablation", "bootstrap_samples")},
+    }
+    members, digests = {}, {}
+    for point in job.points:
+        path = job.autoencoder_path(point)
+        if artifacts.read_manifest(path) is None:
+            raise RunError(f"{path}: has not been made yet; run --stage=train first")
+        digests[point.name] = {**made_from, "weights": artifacts.read_manifest(path)["files"]}
+        if not _is_evaluated(job, point, digests[point.name]):
+            members[point.name] = (point, load(path), read_metadata(path)["status"])
+
+    def keep(result: Any) -> None:
+        point, _, status = members[result.name]
+        row = {**recipe.describe(job.config, point), **result.metrics, "status": status}
+        with artifacts.publish(job.evaluation_path(point), {"made_from": digests[point.name]}) as folder:
+            artifacts.write_json(folder / "row.json", {name: _json(value) for name, value in row.items()})
+            np.save(folder / "density.npy", result.density)
+
+    tokens, samples = settings.tokens, settings.bootstrap_samples
+    _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
+
+
+def _is_evaluated(job: Job, point: Point, made_from: Mapping[str, Any]) -> bool:
+    manifest = artifacts.read_manifest(job.evaluation_path(point))
+    return manifest is not None and manifest["made_from"] == made_from
+
+
+def _json(value: Any) -> Any:
+    """JSON has no NaN and no infinity: a number that does not exist is null."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _evaluated(
+    job: Job,
+    members: Mapping[str, tuple[Point, Any, str]],
+    *,
+    tokens: int,
+    bootstrap_samples: int,
+    progress: bool,
+    **how: Any,
+) -> Sequence[Any]:
+    from gsae.evaluation.evaluate import Member
+    from gsae.evaluation.evaluate import evaluate as evaluate_members
+
+    settings = job.config.evaluation
+    return evaluate_members(
+        job.language_model,
+        job.tokens("held_out"),
+        [Member(name, point.site, autoencoder) for name, (point, autoencoder, _) in members.items()],
+        tokens=tokens,
+        batch_size=settings.sequences_at_once,
+        zero_convention=settings.zero_ablation,
+        bootstrap_samples=bootstrap_samples,
+        seed=job.config.seed,
+        progress=progress,
+        **how,
+    )
+
+
+def report(job: Job) -> None:
+    """The table on the terminal, results.csv, the figures and report.html."""
+    from gsae.reports.report import write_report
+
+    rows, densities = [], {}
+    for point in job.points:
+        path = job.evaluation_path(point)
+        if artifacts.read_manifest(path) is None:
+            raise RunError(f"{path}: has not been made yet; run --stage=evaluate first")
+        artifacts.verify(path)
+        rows.append(json.loads((path / "row.json").read_text()))
+        densities[point.name] = np.load(path / "density.npy")
+    shown = write_report(
+        job.workdir,
+        rows=rows,
+        densities=densities,
+        baseline=job.config.evaluation.baseline,
+        config=schema.plain(job.config),
+        command=job.command,
+        versions=versions(),
+        seconds_per_stage=job.seconds,
+        metrics_log=job.workdir / "logs" / "metrics.jsonl",
+    )
+    print(shown)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides the numbers."""
+    packages = ("gsae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+
+
+STAGES: dict[str, Callable[[Job], None]] = {
+    "tokenise": tokenise,
+    "harvest": harvest,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+}

@@ -1,0 +1,182 @@
+"""From the configuration to the plain values that the rooms take: points, schedules, step settings."""
+
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+
+from gsae import mesh as axes
+from gsae import schema
+from gsae.autoencoders.registry import make_options
+from gsae.config import Config, SweepEntry
+from gsae.errors import SettingError
+from gsae.language_models.sites import Site
+from gsae.training.groups import Point
+from gsae.training.loop import Resampling
+from gsae.training.schedules import Schedules, duration_in_steps
+from gsae.training.step import StepSettings
+
+
+def points(config: Config, num_layers: int) -> list[Point]:
+    """The points of the sweep: for each entry, the product of its tuples, in the order in which they are written.
+
+    Args:
+        config: the run's configuration.
+        num_layers: of the language model.
+
+    Raises:
+        SettingError: naming the setting of the sweep that is wrong.
+    """
+    found: list[Point] = []
+    for name, entry in config.sweep.items():
+        for index, site in enumerate(entry.sites):
+            setting = f"config.sweep.{name}.sites[{index}]"
+            try:
+                layer = Site.parse(site).layer
+            except ValueError as error:
+                raise SettingError(setting, site, str(error)) from error
+            if layer >= num_layers:
+                raise SettingError(setting, site, f"the language model has layers 0 to {num_layers - 1}")
+        found += _points_of_entry(config, f"config.sweep.{name}", entry)
+    known = {point.architecture for point in found}
+    if config.evaluation.baseline not in known:
+        raise SettingError(
+            "config.evaluation.baseline", config.evaluation.baseline, f"must be one of {', '.join(sorted(known))}"
+        )
+    return found
+
+
+def _points_of_entry(config: Config, name: str, entry: SweepEntry) -> list[Point]:
+    try:
+        options = make_options(entry.architecture, entry.options)
+    except SettingError as error:  # the architecture does not know where its options stand in the configuration
+        last = error.setting.rpartition(".")[2]
+        where = last if last == "architecture" else f"options.{last}"
+        raise SettingError(f"{name}.{where}", error.value, error.allowed) from error
+    width = entry.width_factor * config.sae.width
+    if width != int(width):
+        raise SettingError(f"{name}.width_factor", entry.width_factor, f"gives {width} features: not a whole number")
+    product = itertools.product(entry.sites, entry.seeds, entry.learning_rates, entry.sparsity_coefficients)
+    return [
+        Point(entry.architecture, str(Site.parse(site)), int(width), coefficient, rate, seed, options)
+        for site, seed, rate, coefficient in product
+    ]
+
+
+def check_mesh(config: Config, mesh: jax.sharding.Mesh, sweep: list[Point]) -> None:
+    """Refuses sizes that the mesh does not divide.
+
+    Raises:
+        SettingError: naming the size and the axis.
+    """
+    devices = mesh.size
+    if config.training.batch_size % devices:
+        allowed = f"must be a multiple of the mesh's {devices} devices"
+        raise SettingError("config.training.batch_size", config.training.batch_size, allowed)
+    parts = mesh.shape[axes.FEATURE]
+    for point in sweep:
+        if point.width % parts:
+            raise SettingError(
+                "config.sae.width",
+                config.sae.width,
+                f"{point.name} has {point.width} features, which config.mesh.feature = {parts} does not divide",
+            )
+
+
+def in_steps(config: Config, name: str) -> int:
+    """A duration below config.training (`warmup`, `resampling.rewarmup`, ...) in steps."""
+    value: Any = config.training
+    for part in name.split("."):
+        value = getattr(value, part)
+    return _steps(config, value, f"config.training.{name}")
+
+
+def _steps(config: Config, duration: str, setting: str) -> int:
+    training = config.training
+    return duration_in_steps(duration, total_steps=training.steps, batch_size=training.batch_size, setting=setting)
+
+
+def resampling(config: Config) -> Resampling:
+    """When dead features are revived, and from how many inputs.
+
+    Raises:
+        SettingError: for an event in the last quarter of the run, which would leave no time to learn.
+    """
+    steps = []
+    for index, duration in enumerate(config.training.resampling.at):
+        setting = f"config.training.resampling.at[{index}]"
+        steps.append(_steps(config, duration, setting))
+        if not 0 < steps[-1] <= 0.75 * config.training.steps:
+            raise SettingError(setting, duration, "must lie after the start and before the last quarter of the run")
+    return Resampling(steps=tuple(sorted(steps)), inputs=config.training.resampling.inputs)
+
+
+def schedules(config: Config) -> Schedules:
+    """The schedules of the learning rate and of the sparsity coefficient."""
+    training = config.training
+    return Schedules(
+        total_steps=training.steps,
+        warmup=training.warmup_shape,
+        warmup_steps=in_steps(config, "warmup"),
+        decay=training.decay,
+        decay_start=in_steps(config, "decay_start"),
+        final_fraction=training.decay_to,
+        sparsity_warmup_steps=in_steps(config, "sparsity_warmup"),
+    )
+
+
+def step_settings(config: Config, input_scale: float = 1.0) -> StepSettings:
+    """What a step needs to know; `input_scale` comes from the statistics of the group's site."""
+    training = config.training
+    return StepSettings(
+        batch_size=training.batch_size,
+        schedules=schedules(config),
+        seed=config.seed,
+        input_scale=input_scale,
+        compute_dtype=compute_dtype(config),
+        beta2=training.beta2,
+        eps=training.epsilon,
+        resampling_return_steps=in_steps(config, "resampling.rewarmup"),
+        dead_window_tokens=in_steps(config, "dead_window") * training.batch_size,
+    )
+
+
+def compute_dtype(config: Config) -> str:
+    """The dtype of the large products' operands: bfloat16 where the chip multiplies it faster, if left to us."""
+    if config.sae.compute_dtype != "auto":
+        return config.sae.compute_dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def input_scale(config: Config, mean_squared_norm: float) -> float:
+    """What activations of a site are multiplied by before they are trained on."""
+    return float(1 / np.sqrt(mean_squared_norm)) if config.sae.normalisation == "mean_squared_norm" else 1.0
+
+
+def identity(config: Config, store_fingerprint: str) -> dict[str, Any]:
+    """What decides the weights of a run, beside its points: what a checkpoint must have been made with."""
+    plain = schema.plain(config)
+    for operational in ("checkpoint_every", "keep_checkpoints"):
+        plain["training"].pop(operational)
+    return {
+        "activations": store_fingerprint,
+        **{key: plain[key] for key in ("seed", "sae", "sweep", "training")},
+    }
+
+
+def describe(config: Config, point: Point) -> dict[str, Any]:
+    """The columns of results.csv that say which point a row is about."""
+    site = Site.parse(point.site)
+    return {
+        "point": point.name,
+        "architecture": point.architecture,
+        "layer": site.layer,
+        "site": site.name,
+        "width": point.width,
+        "sparsity_coefficient": point.sparsity_coefficient,
+        "learning_rate": point.learning_rate,
+        "seed": point.seed,
+        "data_seed": config.seed,
+        "steps": config.training.steps,
+    }
