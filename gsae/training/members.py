@@ -44,7 +44,12 @@ def over_members(update: Callable[..., tuple[Any, Any]], state: Any, constants: 
 
         return jax.lax.scan(body, state, jnp.arange(jax.tree.leaves(state)[0].shape[0]))
 
-    # Reshaping says where the result lives: for an axis of one device it would be a guess.
+    if shards == 1:
+        # No vmap over one shard: a leading axis of one makes XLA's reductions on CPU 35 times slower (measured).
+        state, constants = jax.tree.map(_whole, (state, constants))
+        return jax.tree.map(_as_sweep, one_shard(state, constants))
+
+    # Reshaping says where the result lives: S has to be seen as shards of members.
     def split(leaf):
         own = jax.typeof(leaf).sharding.spec[1:]
         shape = (shards, leaf.shape[0] // shards, *leaf.shape[1:])
@@ -57,6 +62,14 @@ def over_members(update: Callable[..., tuple[Any, Any]], state: Any, constants: 
 
     state, constants = jax.tree.map(split, (state, constants))
     return jax.tree.map(join, jax.vmap(one_shard, spmd_axis_name=axes.SWEEP)(state, constants))
+
+
+def _whole(leaf: jax.Array) -> jax.Array:
+    return jax.sharding.reshard(leaf, PartitionSpec(None, *jax.typeof(leaf).sharding.spec[1:]))
+
+
+def _as_sweep(leaf: jax.Array) -> jax.Array:
+    return jax.sharding.reshard(leaf, PartitionSpec(axes.SWEEP, *jax.typeof(leaf).sharding.spec[1:]))
 
 
 def place_members(values_S: np.ndarray) -> jax.Array:
