@@ -62,8 +62,8 @@ FRONTIER_CAPTION = (
     "their range. Loss recovered is 1 − (CE spliced − CE clean) / (CE zero − CE clean), on held-out text."
 )
 SHRINKAGE_CAPTION = (
-    "gamma is the factor by which reconstructions would have to be divided to fit best (Rajamanoharan et al. 2024, "
-    "section 2.3): below 1, they are systematically too small."
+    "gamma, the relative reconstruction bias of Rajamanoharan et al. 2024, is what reconstructions would have to be "
+    "divided by to fit best: below 1, they are systematically too small."
 )
 DENSITY_CAPTION = (
     "How often features fire, on held-out tokens: one histogram for each point, sparsest on top, heights to one scale "

@@ -9,7 +9,7 @@ import numpy as np
 
 from gsae.evaluation.frontier import frontiers, pareto_set
 from gsae.reports import style
-from gsae.reports.rows import Row, by_architecture, by_place, distinct, drawable, label, number
+from gsae.reports.rows import Row, by_place, distinct, drawable, label, number, place
 from gsae.reports.tables import significant
 
 if TYPE_CHECKING:
@@ -143,10 +143,12 @@ def density_figure(rows: Sequence[Row], densities: Mapping[str, Any]) -> "Figure
         densities: by point, the share of held-out tokens on which each feature fired, [F].
     """
     names = [str(name) for name in distinct(rows, "architecture")]
+    shown = [row for row in drawable(rows) if row.get("point") in densities]
     groups = [
         (site, name, group)
-        for site, here in by_place(rows).items()
-        for name, group in by_architecture([row for row in drawable(here) if row.get("point") in densities]).items()
+        for site in by_place(rows)
+        for name in names
+        if (group := [row for row in shown if place(row) == site and row["architecture"] == name])
     ]
     most = max((min(len(group), RIDGES) for _, _, group in groups), default=3)
     wide = 4.9 if len(groups) > 1 else 7.2
