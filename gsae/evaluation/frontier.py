@@ -9,6 +9,7 @@ joined by straight lines in (loss recovered, log L0). It says nothing outside it
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,15 @@ class Frontier:
 
     def l0_at(self, loss_recovered: float) -> float:
         """L0 at a value of loss recovered, interpolated linearly in log L0; nan outside the frontier's range."""
-        if not self.loss_recovered or not self.loss_recovered[0] <= loss_recovered <= self.loss_recovered[-1]:
+        known = self.loss_recovered
+        if not known or not known[0] <= loss_recovered <= known[-1]:
             return math.nan
-        return float(np.exp(np.interp(loss_recovered, self.loss_recovered, np.log(self.l0))))
+        right = bisect_left(known, loss_recovered)
+        if known[right] == loss_recovered:
+            return self.l0[right]
+        # A weight between 0 and 1, not a slope: points may lie as close together as floating point allows.
+        weight = (loss_recovered - known[right - 1]) / (known[right] - known[right - 1])
+        return math.exp((1 - weight) * math.log(self.l0[right - 1]) + weight * math.log(self.l0[right]))
 
 
 @dataclass(frozen=True)

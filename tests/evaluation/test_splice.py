@@ -79,8 +79,8 @@ def test_chunks_change_nothing(monkeypatch):
     whole = score(state, streams, tokens, graph=graph)
     monkeypatch.setattr(splice, "CHUNK_BYTES", 4 * 4 * VOCABULARY)
     monkeypatch.setattr(splice, "FEWEST_TOKENS", 4)
-    again = jax.jit(score.__wrapped__, static_argnames=("graph",))  # a trace of its own
-    chunked = again(state, streams, tokens, graph=graph)  # 25 predictions, 4 at a time
+    again = jax.jit(lambda *given: score.__wrapped__(*given, graph=graph))  # a trace of its own
+    chunked = again(state, streams, tokens)  # 25 predictions, 4 at a time
     for one, other in zip(whole, chunked, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
