@@ -8,15 +8,17 @@ Exit codes: 0 finished; 1 the run failed; 2 a setting is wrong; 75 a signal stop
 import runpy
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gsae.errors import Interrupted, RunError, SettingError
 
+STARTED = time.monotonic()  # what passes until the stages begin is counted as start-up
 STAGES = ("all", "tokenise", "harvest", "train", "evaluate", "report")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -88,11 +90,12 @@ def run(arguments: Sequence[str]) -> None:
     """Checks the configuration, then runs the stages."""
     from gsae import config, pipeline  # jax and the rest are heavy: only after the flags are known to be good
 
+    logging.set_verbosity(logging.WARNING)  # jax reports every accelerator that it does not find
     experiment = config_path().stem
     workdir = Path(_WORKDIR.value or Path("runs") / experiment)
     command = shlex.join(["python", "-m", "gsae.main", *sys.argv[1:]])
     try:
-        pipeline.run(config.parse(_CONFIG.value), workdir, stage=_STAGE.value, command=command)
+        pipeline.run(config.parse(_CONFIG.value), workdir, stage=_STAGE.value, command=command, started=STARTED)
     except (SettingError, RunError) as error:
         fail(str(error), error.exit_code)
     except Interrupted as stop:

@@ -49,7 +49,8 @@ def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "",
     job = Job(config, workdir, command)
     try:
         job.prepare()
-        job.took("start-up", time.monotonic() - (started or time.monotonic()))
+        if started is not None:
+            job.took("start-up", time.monotonic() - started)
         for name, work in STAGES.items():
             if stage in ("all", name):
                 begun = time.monotonic()
