@@ -30,16 +30,11 @@ POINTS = [
 ]
 
 
-def run(workdir, *, mesh_sizes=(1, 1, 1), points=POINTS, batches=None, on_step=None, **options):
+def run(workdir, *, mesh_sizes=(1, 1, 1), points=POINTS, on_step=None, **options):
     """Trains in `workdir`; `on_step` is called after every step but the last. Other options are those of `train`."""
     mesh = axes.make_mesh(*mesh_sizes)
-    batches = batches or Batches(
-        Synthetic(16, 24, 3.0, 2048, 512, seed=3),
-        [SITE],
-        BATCH,
-        5,
-        sharding=NamedSharding(mesh, PartitionSpec(axes.AXES)),
-    )
+    rows = NamedSharding(mesh, PartitionSpec(axes.AXES))
+    batches = Batches(Synthetic(16, 24, 3.0, 2048, 512, seed=3), [SITE], BATCH, 5, sharding=rows)
     steps = options.pop("steps", STEPS)
     step_settings = StepSettings(
         batch_size=BATCH, schedules=Schedules(total_steps=STEPS, warmup_steps=5), dead_window_tokens=BATCH * 3
