@@ -1,5 +1,6 @@
 """The rows of a superblock, computed by the language model."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -14,6 +15,17 @@ from gsae.language_models.sites import Site, last_layer
 from gsae.text.tokens import TokenStore
 
 DTYPES = {"bfloat16": jnp.dtype(jnp.bfloat16), "float32": jnp.dtype(jnp.float32)}
+
+
+@functools.lru_cache(maxsize=4)  # a model that harvests twice compiles once
+def _capture(graph: nnx.GraphDef, sites: tuple[Site, ...], dtype: jnp.dtype) -> Callable[..., tuple[jax.Array, ...]]:
+    @jax.jit
+    def capture(parameters: nnx.State, tokens_BT: jax.Array) -> tuple[jax.Array, ...]:
+        model = nnx.merge(graph, parameters)
+        _, captured = model.blocks(model.embed(tokens_BT), 0, last_layer(sites) + 1, capture=sites)
+        return tuple(captured[site].astype(dtype) for site in sites)
+
+    return capture
 
 
 class Forward:
@@ -62,17 +74,10 @@ class Forward:
             )
         self.widths = {str(site): language_model.model.site_width(site.name) for site in sites}
         self._tokens, self._order, self._batch_size, self._dtype = token_store.tokens, order, batch_size, DTYPES[dtype]
-        self._graph, self._parameters = nnx.split(language_model.model)
+        graph, self._parameters = nnx.split(language_model.model)
+        self._capture = _capture(graph, tuple(sites), self._dtype)
         self.compute_dtype = str(jax.tree.leaves(self._parameters)[0].dtype)
-        self._sites = tuple(sites)
-        self._pass = jax.jit(self._capture)
         self._newest: tuple[int, tuple[jax.Array, ...]] | None = None
-
-    def _capture(self, parameters: nnx.State, tokens_BT: jax.Array) -> tuple[jax.Array, ...]:
-        model = nnx.merge(self._graph, parameters)
-        stop = last_layer(self._sites) + 1
-        _, captured = model.blocks(model.embed(tokens_BT), 0, stop, capture=self._sites)
-        return tuple(captured[site].astype(self._dtype) for site in self._sites)
 
     def _batch(self, j: int) -> tuple[jax.Array, ...]:
         """Starts batch j, if it is not the newest one anyway; the arrays [B, T, W] may still be on their way."""
@@ -80,7 +85,7 @@ class Forward:
             ids = self._order.sequences[j * self._batch_size : (j + 1) * self._batch_size]
             tokens_BT = np.zeros((self._batch_size, self._tokens.shape[1]), np.int32)
             tokens_BT[: len(ids)] = self._tokens[ids]
-            self._newest = j, self._pass(self._parameters, tokens_BT)
+            self._newest = j, self._capture(self._parameters, tokens_BT)
         return self._newest[1]
 
     def superblock(self, k: int, on_rows: Callable[[int], object] = lambda count: None) -> dict[str, np.ndarray]:
