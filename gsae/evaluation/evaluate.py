@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, Mesh
 from tqdm import tqdm
 
 from gsae.evaluation.batches import Batch, batches, choose_sequences
@@ -100,7 +101,8 @@ def evaluate(
     results: dict[str, Evaluation] = {}
     work = list(_runs_of_members(pending))
     total = sum(len(run) for _, run in work) * len(sequences) * token_store.context_length
-    with tqdm(total=total, unit="token", unit_scale=True, desc="evaluate", disable=not progress) as bar:
+    bar = tqdm(total=total, unit="token", unit_scale=True, desc="evaluate", disable=not progress)
+    with bar, jax.set_mesh(_one_device()):
         for site, run in work:
             arms = _Arms(graph, state, site, run, zero_convention, token_store.num_documents)
             for batch in batches(token_store, sequences, batch_size):
@@ -190,6 +192,11 @@ class _Arms:
             }
             metrics = {name: float(value) for name, value in metrics.items()}
             yield Evaluation(member.name, str(self.site), metrics, sums.density_F)
+
+
+def _one_device() -> Mesh:
+    """A mesh that hides the surrounding one (training's), whose explicit axes a language model cannot run under."""
+    return jax.make_mesh((1,), ("evaluation",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1])
 
 
 def _runs_of_members(members: Sequence[Member]) -> Iterator[tuple[Site, list[Member]]]:
