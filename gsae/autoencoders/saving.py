@@ -63,7 +63,13 @@ def load(path: str | Path) -> Autoencoder:
     found = {name: array.shape for name, array in arrays.items()}
     if found != expected:
         raise RunError(f"{path / WEIGHTS}: holds {found}, {CONFIG} means {expected}")
-    return cls(**{name: jnp.asarray(array) for name, array in arrays.items()}, options=options)
+    fields: dict[str, Any] = {name: jnp.asarray(array) for name, array in arrays.items()}
+    return cls(**fields, options=options)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What `save` was told about the autoencoder; raises as `read_config` does."""
+    return read_config(path)["metadata"]
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
