@@ -1,9 +1,10 @@
 """How much of the machine a training step uses: its matrix-product FLOPs, and the published peaks of known chips."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 # Dense bfloat16 FLOP/s of one jax device, as published by the maker; the first name found in `device_kind` counts.
 PEAKS = {
@@ -25,34 +26,68 @@ def peak_flops(device: jax.Device) -> float | None:
 
 
 def count_flops(jaxpr: Any) -> float:
-    """FLOPs of all matrix products of a traced program, over all devices, two for each multiply-add.
+    """FLOPs of the matrix products that a traced program needs, over all devices, two for each multiply-add.
 
     Counted here because XLA's own cost analysis takes the body of a loop once, however often it runs, and the members
-    of a group are a loop. A `while` whose trips are not known counts once; of a `cond`, the dearest branch.
+    of a group are a loop. Products whose result nobody uses are left out, as the compiler does (gradients with regard
+    to a constant, say). A `while` counts once, whatever its trips; of a `cond`, the dearest branch.
     """
+    program = getattr(jaxpr, "jaxpr", jaxpr)
+    return _needed(program, [True] * len(program.outvars))[0]
+
+
+def _needed(jaxpr: Any, wanted: Sequence[bool]) -> tuple[float, list[bool]]:
+    """FLOPs behind the wanted results of a program, and which of its arguments they need."""
+    live = {var for var, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted and not _is_literal(var)}
     total = 0.0
-    for equation in jaxpr.eqns:
-        inner = [count_flops(sub) for value in equation.params.values() for sub in _jaxprs(value)]
-        name = equation.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-            total += 2.0 * float(np.prod(out)) * float(np.prod([left[axis] for axis in contracted]))
-        elif name == "scan":
-            total += equation.params["length"] * sum(inner)
-        elif name == "cond":
-            total += max(inner, default=0.0)
-        else:
-            total += sum(inner)
-    return total
+    for equation in reversed(jaxpr.eqns):
+        outputs = [var in live for var in equation.outvars]
+        if any(outputs) or equation.effects:
+            flops, inputs = _equation(equation, outputs)
+            total += flops
+            live.update(v for v, needed in zip(equation.invars, inputs, strict=True) if needed and not _is_literal(v))
+    return total, [var in live for var in jaxpr.invars]
 
 
-def _jaxprs(value: Any) -> list[Any]:
+def _equation(equation: Any, wanted: list[bool]) -> tuple[float, list[bool]]:
+    """FLOPs of one equation, and which of its operands its wanted results need."""
+    everything = [True] * len(equation.invars)
+    name, params = equation.primitive.name, equation.params
+    programs = [program for value in params.values() for program in _programs(value)]
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+        return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted), everything
+    if name == "scan":
+        return _scan(programs[0], wanted, params)
+    if name == "cond":
+        return max(_needed(branch, wanted)[0] for branch in programs), everything
+    if len(programs) == 1 and len(programs[0].invars) == len(everything) and len(programs[0].outvars) == len(wanted):
+        return _needed(programs[0], wanted)  # a jitted function and the like
+    return sum(_needed(program, [True] * len(program.outvars))[0] for program in programs), everything
+
+
+def _scan(body: Any, wanted: list[bool], params: Mapping[str, Any]) -> tuple[float, list[bool]]:
+    """A loop: what a trip carries is wanted if any later trip needs it."""
+    constants, carried = params["num_consts"], params["num_carry"]
+    while True:
+        flops, inputs = _needed(body, wanted)
+        carry = [a or b for a, b in zip(wanted[:carried], inputs[constants : constants + carried], strict=True)]
+        if carry == wanted[:carried]:
+            return params["length"] * flops, inputs
+        wanted = carry + wanted[carried:]
+
+
+def _programs(value: Any) -> list[Any]:
     """The programs in one parameter of an equation."""
     if hasattr(value, "eqns"):
-        return [value]
+        return [value.jaxpr if hasattr(value, "jaxpr") else value]
     if hasattr(value, "jaxpr"):
-        return _jaxprs(value.jaxpr)
+        return _programs(value.jaxpr)
     if isinstance(value, (tuple, list)):
-        return [jaxpr for part in value for jaxpr in _jaxprs(part)]
+        return [program for part in value for program in _programs(part)]
     return []
+
+
+def _is_literal(var: Any) -> bool:
+    return hasattr(var, "val")  # a constant written into the program, not a variable

@@ -31,6 +31,22 @@ def test_loops_count_as_often_as_they_run_and_branches_once():
     assert flops(jax.checkpoint(jax.vmap(lambda row: row @ jnp.zeros((4, 4)))), a) == 128
 
 
+def test_what_nobody_uses_costs_nothing():
+    a = jnp.zeros((4, 4))
+    assert flops(lambda a: (a @ a, a + 1)[1], a) == 0
+    assert flops(lambda a: jax.jit(lambda a: (a @ a, a @ a @ a))(a)[1], a) == 2 * 128
+
+    def loop(a):
+        # The first carry feeds the second, one trip later; the third feeds nobody.
+        def body(carry, _):
+            x, y, z = carry
+            return (x @ a, y + x, z @ a @ a), None
+
+        return jax.lax.scan(body, (a, a, a), length=3)[0][1]
+
+    assert flops(loop, a) == 3 * 128
+
+
 def test_a_group_costs_its_members_products():
     mesh = axes.make_mesh()
     settings = StepSettings(batch_size=64, schedules=Schedules(total_steps=10))
