@@ -85,13 +85,21 @@ def warnings(rows: Sequence[Row]) -> list[str]:
                 f"{site}: putting zero in its place costs the language model only {min(denominators):.3g} nats. Loss "
                 "recovered divides by this number; judge by the differences in nats (ΔCE)."
             )
-    for row in usable(rows):
-        if number(row, "loss_recovered_se") > LARGE_ERROR:
-            error = number(row, "loss_recovered_se")
-            found.append(f"{_name(row)}: the standard error of loss recovered is {error:.3f}; evaluate more tokens.")
-        if number(row, "alive") < MANY_DEAD:
-            share = percent(1 - number(row, "alive"))
-            found.append(f"{_name(row)}: {share} of its features never fired on {_tokens(row)} held-out tokens.")
+    kept = usable(rows)
+    unsure = [row for row in kept if number(row, "loss_recovered_se") > LARGE_ERROR]
+    if unsure:
+        worst = max(unsure, key=lambda row: number(row, "loss_recovered_se"))
+        found.append(
+            f"The standard error of loss recovered is above {LARGE_ERROR:g} at {len(unsure)} of {len(kept)} points, "
+            f"{number(worst, 'loss_recovered_se'):.3f} at {_name(worst)}; evaluate more tokens."
+        )
+    dying = [row for row in kept if number(row, "alive") < MANY_DEAD]
+    if dying:
+        worst = min(dying, key=lambda row: number(row, "alive"))
+        found.append(
+            f"More than {percent(MANY_DEAD)} of the features never fired at {len(dying)} of {len(kept)} points; at "
+            f"{_name(worst)} {percent(1 - number(worst, 'alive'))} were silent on {_tokens(worst)} held-out tokens."
+        )
     return found
 
 

@@ -67,5 +67,5 @@ def write_report(
     )
     write_file(directory / "report.html", text)
     tables = [comparison_table(site, pair) for site, pairs in compared.items() for pair in pairs]
-    notes = [f"note: {text}" for text in warnings(rows)]
-    return "\n\n".join([terminal_table(rows), *tables, *headline(rows, compared), *notes])
+    notes = "\n".join(f"note: {text}" for text in warnings(rows))
+    return "\n\n".join(filter(None, [terminal_table(rows), *tables, "\n".join(headline(rows, compared)), notes]))

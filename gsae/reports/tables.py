@@ -27,15 +27,17 @@ def write_results_csv(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(order)
     for row in rows:
-        writer.writerow([_field(row.get(column)) for column in order])
+        writer.writerow([_field(column, row.get(column)) for column in order])
     write_file(Path(path), text.getvalue())
 
 
-def _field(value: Any) -> str:
+def _field(column: str, value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if hasattr(value, "item"):  # a numpy scalar prints its type with its value
-        return _field(value.item())
+        return _field(column, value.item())
+    if column in COUNTS and value == int(value):
+        return str(int(value))  # a metric comes as a float, also where it counts
     return repr(value) if isinstance(value, float) else str(value)
 
 

@@ -119,5 +119,5 @@ def test_warnings_name_the_site_the_point_and_the_number():
     found = "\n".join(
         warnings(points("base", [(10, 0.5)], **doubtful) + points("new", [(None, None)], status="frozen"))
     )
-    assert "only 0.05 nats" in found and "is 0.200" in found
-    assert "75.0% of its features never fired on 1,000" in found and "new-0: its status is frozen" in found
+    assert "only 0.05 nats" in found and "at 1 of 1 points, 0.200 at base-0" in found
+    assert "at base-0 75.0% were silent on 1,000" in found and "new-0: its status is frozen" in found

@@ -19,15 +19,20 @@ def row(architecture="one", l0=10.0, recovered=0.5, **more):
 
 def test_the_csv_gives_back_the_same_rows_and_leaves_gaps_empty(tmp_path):
     rows = [
-        row(l0=0.1 + 0.2, gamma=np.float32(0.1), tokens=np.int64(7), point="a", note="x, y"),
+        row(l0=0.1 + 0.2, gamma=np.float32(0.1), tokens=np.int64(7), documents=8411.0, point="a", note="x, y"),
         row("two", l0=math.nan, recovered=None, status="frozen"),
     ]
     write_results_csv(tmp_path / "results.csv", rows)
     lines = (tmp_path / "results.csv").read_text().splitlines()
-    assert tuple(lines[0].split(",")) == (*COLUMNS, "tokens", "point", "note")
+    assert tuple(lines[0].split(",")) == (*COLUMNS, "tokens", "documents", "point", "note")
     first, second = read_results_csv(tmp_path / "results.csv")
     assert first["l0"] == 0.1 + 0.2 and first["gamma"] == float(np.float32(0.1))
-    assert first["tokens"] == 7 and isinstance(first["tokens"], int) and first["note"] == "x, y"
+    assert (
+        first["tokens"] == 7
+        and isinstance(first["tokens"], int)
+        and first["documents"] == 8411
+        and first["note"] == "x, y"
+    )
     assert second["l0"] is None and second["loss_recovered"] is None and second["status"] == "frozen"
 
 
