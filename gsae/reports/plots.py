@@ -93,9 +93,10 @@ def seed_band(group: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _limit_loss_recovered(ax: "Axes", rows: Sequence[Row]) -> None:
-    recovered = [number(row, "loss_recovered") for row in rows]
-    low, high = min(recovered), max(recovered)
-    below = sum(value < LOWEST for value in recovered)
+    recovered = np.array([number(row, "loss_recovered") for row in rows])
+    errors = np.nan_to_num([number(row, "loss_recovered_se") for row in rows])
+    low, high = min(recovered - errors), max(recovered + errors)
+    below = int((recovered < LOWEST).sum())
     if below and high > 0:
         low = LOWEST
         ax.text(

@@ -43,7 +43,10 @@ SETTINGS: dict[Any, Any] = {
     "ytick.color": INK,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
-    "legend.frameon": False,
+    "legend.frameon": True,  # without an edge: it only keeps what is behind from running through the words
+    "legend.facecolor": "#ffffff",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
     "legend.fontsize": 9,
     "lines.linewidth": 1.6,
     "lines.markersize": 6,

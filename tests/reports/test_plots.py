@@ -59,6 +59,12 @@ def test_each_site_has_a_panel():
     assert [axes.get_title(loc="left").split(", ")[-1] for axes in figure.axes] == ["mlp_out.1", "resid_post.1"]
 
 
+def test_error_bars_are_inside_the_axes():
+    rows = [{**row, "loss_recovered_se": 0.2} for row in sweep()]
+    low, high = plots.frontier_figure(rows).axes[0].get_ylim()
+    assert low < 0.3 - 0.2 and high > 0.8 + 0.2
+
+
 def test_points_that_failed_or_lie_far_below_do_not_spoil_the_axes():
     rows = sweep()
     rows[0]["loss_recovered"] = -40.0
