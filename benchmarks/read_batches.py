@@ -90,9 +90,8 @@ def main() -> None:
         for name, make in ways.items():
             rate = size / seconds_of(make())
             plain = plain or rate
-            print(
-                f"{name:38s} {rate:6.2f} GB/s   {rate / plain:5.2f} of np.fromfile   {size / rate / n * 1e3:6.2f} ms a batch"
-            )
+            share, milliseconds = rate / plain, size / rate / n * 1e3
+            print(f"{name:38s} {rate:6.2f} GB/s   {share:5.2f} of np.fromfile   {milliseconds:6.2f} ms a batch")
 
 
 if __name__ == "__main__":
