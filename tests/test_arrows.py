@@ -29,15 +29,19 @@ ARROWS = {
     "schema": {"errors"},
     "config": {"errors", "schema"},
     "recipe": {"autoencoders", "config", "errors", "language_models.sites", "mesh", "schema", "training"},
+    "job": {
+        "activations.store", "artifacts", "config", "errors", "language_models", "mesh", "recipe", "schema",
+        "text.tokens", "training",
+    },
     "pipeline": {
-        "activations", "artifacts", "autoencoders", "config", "errors", "evaluation", "language_models", "mesh",
-        "recipe", "reports", "schema", "text", "training",
+        "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "recipe", "reports",
+        "schema", "text", "training",
     },
     "pretrain": {"artifacts", "config", "errors", "language_models", "mesh", "schema", "text"},
     "main": {"config", "errors", "pipeline"},
     "": {"autoencoders.saving"},  # gsae/__init__.py: gsae.load
 }  # fmt: skip
-KNOW_THE_CONFIGURATION = {"main", "pipeline", "pretrain", "plan", "recipe"}
+KNOW_THE_CONFIGURATION = {"job", "main", "pipeline", "pretrain", "plan", "recipe"}
 
 
 def module_of(file):
