@@ -22,6 +22,10 @@ from gsae.training.schedules import Schedules, return_factor
 NEVER = -1  # last_resample of a member that was never resampled
 INITIAL, TRAINING, RESAMPLING = range(3)  # streams of random numbers
 
+METRICS = (
+    *("loss", "reconstruction", "sparsity", "auxiliary", "l0", "fvu", "gamma", "dead_share"),
+    *("gradient_norm", "learning_rate", "sparsity_coefficient", "active"),
+)
 Metrics = dict[str, jax.Array]
 Leaf = Any  # a jax.Array; in trees of the same shape, its sharding or ShapeDtypeStruct
 
@@ -164,7 +168,12 @@ def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> Callable[...,
             x_BD = jax.sharding.reshard(x_BD, PartitionSpec(axes.DATA, None)).astype(jnp.float32) * settings.input_scale
 
             def update(member: GroupState, own: dict[str, jax.Array]) -> tuple[GroupState, Metrics]:
-                return update_member(member, own, x_BD, step, settings)
+                return jax.lax.cond(
+                    member.active,
+                    lambda member: update_member(member, own, x_BD, step, settings),
+                    lambda member: (member, dict.fromkeys(METRICS, jnp.float32(jnp.nan)) | {"active": jnp.float32(0)}),
+                    member,
+                )
 
             return over_members(update, state, jax.tree.map(place_members, constants), mesh)
 
