@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,23 +144,19 @@ class Checkpoints:
         """
         problems: dict[int, str] = {}
         for step in reversed(self.steps()):
-            restored: tuple[Any, dict[str, Any]] | None = None
             try:
-                restored = self._restore(step, targets)
+                states, about = self._restore(step, targets)
             except SettingError:
                 raise
             except Exception as error:  # altered bytes make Orbax and TensorStore raise nearly anything
                 problems[step] = _first_line(error)
-            if not _all_processes(restored is not None) or restored is None:
-                problems.setdefault(step, "another process could not read it")
                 say(f"{self._path(step)}: damaged, not used ({problems[step]})")
                 continue
             # Only now: if none is good, the next start must find them all again instead of an empty directory.
             for bad in problems if jax.process_index() == 0 else ():
                 shutil.rmtree(self.directory / f"{DAMAGED}{bad}", ignore_errors=True)
                 os.rename(self._path(bad), self.directory / f"{DAMAGED}{bad}")
-            states, manifest = restored
-            return step, states, manifest["about"]
+            return step, states, about
         if problems:
             raise RunError(
                 f"{self.directory}: every checkpoint is damaged; remove the directory to train from the start"
@@ -212,29 +208,36 @@ class Checkpoints:
                 shutil.rmtree(gone)
 
     def _restore(self, step: int, targets: Any) -> tuple[Any, dict[str, Any]]:
-        import orbax.checkpoint as ocp
+        """States and `about` of one checkpoint; raises in all processes what one of them finds wrong."""
+        wanted = _named_arrays(targets)
+        manifest = _together(lambda: self._verified_manifest(self._path(step)))
+        arrays = _together(lambda: _read_arrays(self._path(step) / STATE, wanted, manifest["arrays"]))
+        return jax.tree.unflatten(jax.tree.structure(targets), [arrays[name] for name in wanted]), manifest["about"]
 
-        path = self._path(step)
+    def _verified_manifest(self, path: Path) -> dict[str, Any]:
         manifest = artifacts.read_manifest(path)
         if manifest is None:
             raise RunError(f"{artifacts.MANIFEST} is missing")
         if manifest.pop("sha256", None) != artifacts.fingerprint(manifest):
             raise RunError(f"{artifacts.MANIFEST} is not what was written: SHA-256 differs")
         verify_files(path, manifest["files"])
-        saved = manifest["arrays"]
         if self.settings and manifest["settings"] != self.settings:
-            raise SettingError(
-                "config", self.settings[:12], f"{path} was made with other settings; use another --workdir"
-            )
-        wanted = {name: _as_saved(name, leaf, saved) for name, leaf in _named_arrays(targets).items()}
-        arguments = ocp.args.PyTreeRestore(
-            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)
-        )
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            arrays = reader.restore(path / STATE, args=arguments)
-        for name, array in arrays.items():
-            verify(name, array, saved[name])
-        return jax.tree.unflatten(jax.tree.structure(targets), [arrays[name] for name in wanted]), manifest
+            allowed = f"{path} was made with other settings; use another --workdir"
+            raise SettingError("config", self.settings[:12], allowed)
+        return manifest
+
+
+def _read_arrays(path: Path, targets: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The arrays onto the targets' shardings, each compared with its digests."""
+    import orbax.checkpoint as ocp
+
+    wanted = {name: _as_saved(name, leaf, saved) for name, leaf in targets.items()}
+    how = ocp.checkpoint_utils.construct_restore_args(wanted)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        arrays = reader.restore(path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=how))
+    for name, array in arrays.items():
+        verify(name, array, saved[name])
+    return arrays
 
 
 def _named_arrays(tree: Any) -> dict[str, Any]:
@@ -265,9 +268,18 @@ def _as_saved(name: str, leaf: Any, saved: Mapping[str, Any]) -> jax.ShapeDtypeS
     return jax.ShapeDtypeStruct(tuple(entry["shape"]), leaf.dtype, sharding=sharding)
 
 
-def _all_processes(good: bool) -> bool:
-    """Whether `good` holds in every process, so that all of them use the same checkpoint."""
-    return good if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+def _together(work: Callable[[], Any]) -> Any:
+    """What `work` gives; where it fails in one process it fails in all, so that none waits for the others."""
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as raised:
+        error = raised
+    if jax.process_count() > 1 and not np.all(multihost_utils.process_allgather(np.asarray(error is None))):
+        error = error or RunError("another process found it damaged")
+    if error is not None:
+        raise error
+    return result
 
 
 def _first_line(error: BaseException) -> str:
