@@ -9,25 +9,20 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae import artifacts, recipe, schema
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
-from gsae.language_models.sites import Site
-from gsae.mesh import make_mesh
-from gsae.training.groups import Group, Point, group_points
-from gsae.training.step import GroupState, initial_state
-
-CONFIG = "config.json"
-SECONDS = "seconds.json"  # what each stage took so far
+from gsae.job import Job
+from gsae.training.groups import Point
+from gsae.training.step import GroupState
 
 
 def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "", started: float | None = None) -> None:
@@ -45,149 +40,24 @@ def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "",
         RunError: when the run cannot go on.
         Interrupted: after a signal, with the state saved.
     """
-    fresh = not workdir.exists()
+    fresh, current = not workdir.exists(), "start-up"
+    begun = time.monotonic() if started is None else started
     job = Job(config, workdir, command)
     try:
         job.prepare()
-        if started is not None:
-            job.took("start-up", time.monotonic() - started)
-        for name, work in STAGES.items():
-            if stage in ("all", name):
+        job.took(current, time.monotonic() - begun)
+        for current, work in STAGES.items():
+            if stage in ("all", current):
                 begun = time.monotonic()
-                work(job)
-                job.took(name, time.monotonic() - begun)
+                try:
+                    work(job)
+                finally:
+                    job.took(current, time.monotonic() - begun)
         print(job.time_budget())
     except SettingError:
-        if fresh:
+        if fresh and current in ("start-up", "tokenise", "harvest"):  # later, there is work to lose
             shutil.rmtree(workdir, ignore_errors=True)
         raise
-
-
-class Job:
-    """One run in one workdir: its configuration and what its stages share."""
-
-    def __init__(self, config: Config, workdir: Path, command: str):
-        self.config, self.workdir, self.command = config, workdir, command
-        self.seconds: dict[str, float] = {}
-
-    def prepare(self) -> None:
-        """Checks everything that can be wrong before any work is done, then marks the workdir as this run's."""
-        recorded = self.workdir / CONFIG
-        if recorded.exists():
-            try:
-                schema.refuse_changes(json.loads(recorded.read_text()), self.config)
-            except json.JSONDecodeError as error:
-                raise RunError(f"{recorded}: is not readable ({error})") from error
-        recipe.check_mesh(self.config, self.mesh, self.points)
-        recipe.step_settings(self.config)
-        recipe.resampling(self.config)
-        if self.config.text.context_length > self.language_model.settings.context_length:
-            raise SettingError(
-                "config.text.context_length",
-                self.config.text.context_length,
-                f"the language model was made for at most {self.language_model.settings.context_length} tokens",
-            )
-        if (self.workdir / SECONDS).exists():
-            self.seconds = json.loads((self.workdir / SECONDS).read_text())
-        artifacts.write_json(recorded, schema.plain(self.config))
-
-    @functools.cached_property
-    def mesh(self) -> jax.sharding.Mesh:
-        """The mesh that the sweep trains on."""
-        sizes = self.config.mesh
-        return make_mesh(sizes.sweep, sizes.data, sizes.feature)
-
-    @functools.cached_property
-    def language_model(self) -> Any:
-        """The language model under study."""
-        from gsae.language_models.loading import load_language_model
-
-        return load_language_model(self.config.language_model.name, dtype=self.config.language_model.dtype)
-
-    @functools.cached_property
-    def points(self) -> list[Point]:
-        """The points of the sweep."""
-        return recipe.points(self.config, self.language_model.settings.num_layers)
-
-    @functools.cached_property
-    def groups(self) -> list[Group]:
-        """The points, grouped by program."""
-        return group_points(self.points, self.mesh.shape["sweep"])
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """The sites of all points, in the order in which the sweep names them."""
-        return tuple(Site.parse(site) for site in dict.fromkeys(point.site for point in self.points))
-
-    def tokens(self, part: str) -> Any:
-        """The token store of the training or the held-out part."""
-        from gsae.text.tokens import TokenStore
-
-        path = self.tokens_path / part
-        if artifacts.read_manifest(path) is None:
-            raise RunError(f"{path}: has not been made yet; run --stage=tokenise first")
-        return TokenStore.open(path)
-
-    @property
-    def tokens_path(self) -> Path:
-        """Where the token stores are."""
-        return Path(self.config.text.store or self.workdir / "tokens")
-
-    @functools.cached_property
-    def activations(self) -> Any:
-        """The finished store of activations."""
-        from gsae.activations.store import ActivationStore
-
-        if artifacts.read_manifest(self.activations_path) is None:
-            raise RunError(f"{self.activations_path}: has not been made yet; run --stage=harvest first")
-        return ActivationStore.open(self.activations_path)
-
-    @property
-    def activations_path(self) -> Path:
-        """Where the activations are."""
-        return Path(self.config.activations.store or self.workdir / "activations")
-
-    def autoencoder_path(self, point: Point) -> Path:
-        """Where a point's weights are kept."""
-        return self.workdir / "autoencoders" / point.name
-
-    def input_scale(self, site: str) -> float:
-        """What activations of a site are multiplied by before they are trained on."""
-        return recipe.input_scale(self.config, self.activations.statistics(site)["mean_squared_norm"])
-
-    def evaluation_path(self, point: Point) -> Path:
-        """Where what came of a point is kept."""
-        return self.workdir / "evaluation" / point.name
-
-    def members(self, states: Mapping[str, GroupState]) -> Iterator[tuple[Point, Any, str]]:
-        """Every point with its autoencoder, as it works on raw activations, and its status."""
-        for group in self.groups:
-            state = jax.device_get(states[group.name])
-            for index, point in enumerate(group.points):
-                autoencoder = jax.tree.map(lambda leaf, index=index: leaf[index], state.autoencoder)
-                status = "ok" if state.active[index] else "non-finite"
-                yield point, autoencoder.rescaled(self.input_scale(point.site)), status
-
-    def initial_state(self, group: Group) -> GroupState:
-        """The state of a group before step 0, its decoder bias where the settings want it."""
-        state = initial_state(group, self.activations.width(group.site), self.mesh)
-        if self.config.sae.decoder_bias == "zeros":
-            return state
-        mean_D = self.activations.statistics(group.site)["mean"] * self.input_scale(group.site)
-        old_SD = state.autoencoder.b_dec
-        b_dec_SD = jax.device_put(np.broadcast_to(mean_D, old_SD.shape).astype(old_SD.dtype), old_SD.sharding)
-        return state.replace(autoencoder=state.autoencoder.replace(b_dec=b_dec_SD))
-
-    def took(self, name: str, seconds: float) -> None:
-        """Adds to the time budget."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        artifacts.write_json(self.workdir / SECONDS, self.seconds)
-
-    def time_budget(self) -> str:
-        """What every stage took, one line each."""
-        total = sum(self.seconds.values())
-        lines = [f"  {name:<10}{seconds:8.1f} s {seconds / total:6.1%}" for name, seconds in self.seconds.items()]
-        return "\n".join(["time budget", *lines, f"  {'in all':<10}{total:8.1f} s", f"everything is in {self.workdir}"])
 
 
 def tokenise(job: Job) -> None:
