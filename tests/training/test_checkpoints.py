@@ -239,9 +239,7 @@ PREAMBLE = """
     from pathlib import Path
     import jax.numpy as jnp
     from gsae.errors import RunError
-    from gsae.training import checkpoints as checkpoints_module
-from gsae.training.checkpoints import Checkpoints
-from gsae.training.digests import digest, host_copies, verify
+    from gsae.training.checkpoints import Checkpoints
     directory = Path(sys.argv[1])
     checkpoints = Checkpoints(directory, every=1)
 """
