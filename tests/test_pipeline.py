@@ -13,8 +13,8 @@ from gsae import config, pipeline
 from gsae.errors import RunError, SettingError
 
 COLUMNS = (
-    "architecture, layer, site, width, sparsity_coefficient, learning_rate, seed, data_seed, steps, l0, loss_recovered, "
-    "loss_recovered_se, ce_clean, ce_spliced, ce_zero, kl, gamma, gamma_centred, fvu, alive, status"
+    "architecture, layer, site, width, sparsity_coefficient, learning_rate, seed, data_seed, steps, l0, "
+    "loss_recovered, loss_recovered_se, ce_clean, ce_spliced, ce_zero, kl, gamma, gamma_centred, fvu, alive, status"
 )
 
 
@@ -93,21 +93,12 @@ def test_evaluation_settings_may_change_and_others_may_not(finished, texts):
 
 def test_stages_run_alone_in_order_only(texts, tmp_path):
     settings = config.parse(tiny_run.configuration(texts))
-    for stage, missing in (
-        ("harvest", "tokenise"),
-        ("train", "harvest"),
-        ("evaluate", "train"),
-        ("report", "evaluate"),
-    ):
+    order = (("harvest", "tokenise"), ("train", "harvest"), ("evaluate", "train"), ("report", "evaluate"))
+    for stage, missing in order:
         with pytest.raises(RunError, match=f"run --stage={missing} first"):
             pipeline.run(settings, tmp_path / "run", stage=stage)
-        if stage == "harvest":
-            pipeline.run(settings, tmp_path / "run", stage="tokenise")
-            pipeline.run(settings, tmp_path / "run", stage="harvest")
-        if stage == "train":
-            pipeline.run(settings, tmp_path / "run", stage="harvest")
-        if stage == "evaluate":
-            break
+        if missing in ("tokenise", "harvest"):
+            pipeline.run(settings, tmp_path / "run", stage=missing)
 
 
 def test_runs_share_a_store_and_a_point_trains_alone_as_in_the_sweep(finished, texts, tmp_path):
