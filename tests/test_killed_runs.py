@@ -1,0 +1,120 @@
+"""Killed with SIGKILL at any moment and started again, a run ends with the weights of one that never was."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.slow
+
+# what a run looks like at the moment at which it is killed: a pattern of files below the workdir, and how many
+MOMENTS = {
+    "tokenise": ("tokens/*partial*", 1),
+    "harvest": ("activations/**/*.json", 2),
+    "train": ("checkpoints/[0-9]*", 1),
+    "during a save": ("checkpoints/*partial*", 1),
+    "evaluate": ("autoencoders/*/manifest.json", 4),
+    "report": ("evaluation/*/manifest.json", 4),
+}
+
+
+def start(texts, workdir, log):
+    environment = os.environ | {"XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "gsae.main", f"--workdir={workdir}", *tiny_run.flags(texts)]
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def log_of(workdir):
+    return Path(f"{workdir}.log").read_text()
+
+
+def run_to_the_end(texts, workdir):
+    with open(f"{workdir}.log", "a+") as log:
+        code = start(texts, workdir, log).wait(600)
+        log.seek(0)
+        text = log.read()
+    assert code == 0, text[-3000:]
+    return text
+
+
+def kill_when(texts, workdir, pattern, count, signal_number=signal.SIGKILL):
+    """Starts a run and sends it a signal as soon as so many files match; its exit code."""
+    with open(f"{workdir}.log", "a") as log:
+        process = start(texts, workdir, log)
+        while process.poll() is None:
+            if len(list(workdir.glob(pattern))) >= count:
+                process.send_signal(signal_number)
+                return process.wait(300)
+            time.sleep(0.002)
+    raise AssertionError(f"the run ended before {pattern} appeared: {log_of(workdir)[-2000:]}")
+
+
+def weights(workdir):
+    return {file.parent.name: load_file(file) for file in sorted(workdir.glob("autoencoders/*/weights.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return tiny_run.documents(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(texts, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    run_to_the_end(texts, workdir)
+    return workdir
+
+
+def assert_same_results(workdir, uninterrupted):
+    ours, others = weights(workdir), weights(uninterrupted)
+    assert ours.keys() == others.keys() and len(ours) == 4
+    for point, arrays in ours.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, others[point][name], err_msg=f"{point} {name}")
+    assert (workdir / "results.csv").read_text() == (uninterrupted / "results.csv").read_text()
+    timing = re.compile(r'"timing": \{[^}]*\}')
+    logs = [timing.sub("", (path / "logs" / "metrics.jsonl").read_text()) for path in (workdir, uninterrupted)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_anywhere_it_ends_the_same(moment, texts, uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    assert kill_when(texts, workdir, *MOMENTS[moment]) == -signal.SIGKILL
+    text = run_to_the_end(texts, workdir)
+    assert_same_results(workdir, uninterrupted)
+    if moment in ("train", "during a save"):
+        resumed = re.search(r"training resumes at step (\d+) of 24", text)
+        assert resumed or moment == "during a save", text[-3000:]  # killed in the very first save there is nothing yet
+        assert not resumed or int(resumed[1]) >= 6
+
+
+def test_a_terminated_run_says_so_and_goes_on(texts, uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    assert kill_when(texts, workdir, "checkpoints/[0-9]*", 1, signal.SIGTERM) == 75
+    assert "the same command continues" in log_of(workdir)
+    run_to_the_end(texts, workdir)
+    assert_same_results(workdir, uninterrupted)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(texts, uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    kill_when(texts, workdir, "checkpoints/12*", 1)
+    newest = max(
+        (path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
+    )
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    damaged = bytearray(largest.read_bytes())
+    damaged[len(damaged) // 2] ^= 0x10
+    largest.write_bytes(bytes(damaged))
+    text = run_to_the_end(texts, workdir)
+    assert newest.name in text and "training resumes at step" in text
+    assert_same_results(workdir, uninterrupted)
