@@ -91,7 +91,7 @@ def test_known_weights():
     assert half["gamma_centred"] == pytest.approx(0.5)
     assert half["cosine"] == pytest.approx(1)
     nothing = measured(signed(0.0), random_batches()).metrics()
-    assert np.isnan(nothing["gamma"]) and nothing["cosine"] == 0
+    assert np.isnan(nothing["gamma"]) and np.isnan(nothing["gamma_centred"]) and nothing["cosine"] == 0
     assert nothing["fvu"] == pytest.approx(1 / (1 - nothing["mean_share"]))
 
 
