@@ -23,7 +23,7 @@ FLOAT32_NOISE = 1e-6  # relative error of the device's sums, with a margin
 def rows_at_once(width: int) -> int:
     """How many tokens of `width` float32 numbers each make a chunk: a power of two."""
     fewest, most = CHUNK_TOKENS
-    return min(max(1 << ((CHUNK_BYTES // (4 * width)).bit_length() - 1), fewest), most)
+    return min(max(1 << (max(CHUNK_BYTES // (4 * width), 1).bit_length() - 1), fewest), most)
 
 
 @jax.jit
