@@ -49,7 +49,7 @@ class Gated(base.Autoencoder):
     def initialise(cls, key: jax.Array, activation_width: int, features: int, options: GatedOptions) -> Self:
         """Unit decoder vectors; biases and r_mag zero, so W_mag = W_enc at the start, tied or not; float32."""
         W_enc_DF, W_dec_FD = base.initial_weights(key, activation_width, features, options)
-        zeros_F, zeros_D = jnp.zeros(features), jnp.zeros(activation_width)
+        zeros_F, zeros_D = jnp.zeros(features, jnp.float32), jnp.zeros(activation_width, jnp.float32)
         return cls(
             W_enc=W_enc_DF,
             W_dec=W_dec_FD,

@@ -64,7 +64,7 @@ def load(path: str | Path) -> Autoencoder:
     if found != expected:
         raise RunError(f"{path / WEIGHTS}: holds {found}, {CONFIG} means {expected}")
     fields: dict[str, Any] = {name: jnp.asarray(array) for name, array in arrays.items()}
-    return cls(**fields, options=options)
+    return cls(**fields | {"options": options})
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Standard(base.Autoencoder):
     def initialise(cls, key: jax.Array, activation_width: int, features: int, options: base.Options) -> Self:
         """Unit decoder vectors, biases zero; float32."""
         W_enc_DF, W_dec_FD = base.initial_weights(key, activation_width, features, options)
-        zeros_F, zeros_D = jnp.zeros(features), jnp.zeros(activation_width)
+        zeros_F, zeros_D = jnp.zeros(features, jnp.float32), jnp.zeros(activation_width, jnp.float32)
         return cls(W_enc=W_enc_DF, W_dec=W_dec_FD, b_enc=zeros_F, b_dec=zeros_D, options=options)
 
     def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:

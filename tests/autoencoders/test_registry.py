@@ -1,0 +1,148 @@
+"""What holds for every architecture, on the interface alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from gsae.autoencoders.registry import ARCHITECTURES, architecture, architecture_name, make_options
+from gsae.errors import SettingError
+
+D, F = 12, 20
+# Every architecture, once with each option away from its default.
+EVERY = [
+    (name, options)
+    for name, cls in ARCHITECTURES.items()
+    for options in [
+        {},
+        *({o: not v} for o, v in vars(cls.Options()).items() if isinstance(v, bool)),
+        {"reconstruction_scale": "width"},
+    ]
+]
+
+
+@pytest.fixture(params=EVERY, ids=lambda case: f"{case[0]} {case[1]}")
+def sae(request, float64, randomised):
+    name, options = request.param
+    return randomised(architecture(name), D, F, make_options(name, options))
+
+
+@pytest.fixture
+def x_BD(float64):
+    return jax.random.normal(jax.random.key(7), (40, D), jnp.float64) + 0.5
+
+
+def test_declarations_agree_with_the_arrays(sae):
+    for name, axis in sae.feature_axes.items():
+        array = getattr(sae, name)
+        assert [i for i, size in enumerate(array.shape) if size == F] == ([] if axis is None else [axis]), name
+        spec = PartitionSpec(*("feature" if i == axis else None for i in range(array.ndim)))
+        assert getattr(sae.partition_specs(), name) == spec
+    assert set(sae.trained_fields()) == set(sae.feature_axes)
+    assert len(jax.tree.leaves(sae)) == len(sae.feature_axes)
+    assert sae.unit_norm_fields() == (() if sae.options.ri_l1 else ("W_dec",))
+
+
+def test_initialise(sae):
+    fresh = type(sae).initialise(jax.random.key(3), D, F, sae.options)
+    assert all(array.dtype == jnp.float32 for array in jax.tree.leaves(fresh))
+    np.testing.assert_allclose(np.linalg.norm(fresh.W_dec, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(fresh.W_enc, axis=0), 1, rtol=1e-6)
+    assert np.array_equal(fresh.W_enc, fresh.W_dec.T) == sae.options.decoder_transpose_init
+    assert all(np.all(np.asarray(getattr(fresh, n)) == 0) for n in sae.feature_axes if n[0] != "W")
+    other = type(sae).initialise(jax.random.key(4), D, F, sae.options)
+    assert not np.any(fresh.W_dec == other.W_dec)
+
+
+@pytest.mark.parametrize("scale", [0.13, 7.0])
+def test_rescaled_works_on_raw_activations(sae, x_BD, scale):
+    """Trained on x * scale, used on x: the same features fire, and the reconstruction is the trained one's / scale."""
+    raw, f_trained = sae.rescaled(scale), sae.encode(x_BD * scale)
+    f_raw = raw.encode(x_BD)
+    assert 0.05 < np.mean(f_raw > 0) < 0.95
+    np.testing.assert_array_equal(raw.active(f_raw), sae.active(f_trained))
+    np.testing.assert_allclose(f_raw, f_trained / scale, atol=1e-12)
+    np.testing.assert_allclose(raw.decode(f_raw), sae.decode(f_trained) / scale, atol=1e-12)
+    np.testing.assert_array_equal(raw.W_dec, sae.W_dec)
+
+
+def test_rescaled_refuses_what_is_not_positive(sae):
+    for scale in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="positive"):
+            sae.rescaled(scale)
+
+
+def test_revive(sae):
+    dead_F = jnp.arange(F) % 3 == 0
+    directions_FD = jnp.where(dead_F[:, None], jnp.eye(F, D) + 1, jnp.nan)  # not read where alive
+    revived = sae.revive(dead_F, directions_FD, 0.2)
+    for name, axis in sae.feature_axes.items():
+        old, new = (np.asarray(getattr(s, name)) for s in (sae, revived))
+        if axis is None:
+            np.testing.assert_array_equal(new, old)
+            continue
+        old, new = np.moveaxis(old, axis, 0), np.moveaxis(new, axis, 0)
+        np.testing.assert_array_equal(new[~dead_F], old[~dead_F])
+        expected = directions_FD * {"W_dec": 1}.get(name, 0.2) if name[0] == "W" else np.zeros(F)
+        np.testing.assert_array_equal(new[dead_F], expected[dead_F])
+
+
+def test_statistics(sae, x_BD, context):
+    loss, stats = sae.loss({"x": x_BD}, context(0.3))
+    f_BF = np.asarray(sae.encode(x_BD))
+    x, x_hat = np.asarray(x_BD), np.asarray(sae.decode(f_BF))
+    expected = {
+        "l0": (f_BF > 0).sum(axis=1).mean(),
+        "squared_error": ((x - x_hat) ** 2).sum(axis=1).mean(),
+        "x_squared": (x**2).sum(axis=1).mean(),
+        "x_hat_squared": (x_hat**2).sum(axis=1).mean(),
+        "x_dot_x_hat": (x * x_hat).sum(axis=1).mean(),
+        "variance": ((x - x.mean(axis=0)) ** 2).sum(axis=1).mean(),
+        "fired": (f_BF > 0).sum(axis=0),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(stats[name], value, rtol=1e-12, err_msg=name)
+    assert stats.keys() == {*expected, "reconstruction", "sparsity", "auxiliary"}
+    np.testing.assert_allclose(stats["reconstruction"] + stats["sparsity"] + stats["auxiliary"], loss, rtol=1e-12)
+    assert stats["fired"].dtype == jnp.int32
+
+
+def test_encode_and_decode_take_any_leading_dimensions_and_numpy(sae):
+    x = np.random.default_rng(0).normal(size=(2, 3, D)).astype(np.float32)
+    f = sae.encode(x)
+    assert f.shape == (2, 3, F) and sae.decode(f).shape == (2, 3, D)
+    np.testing.assert_allclose(sae.encode(x[1, 2]), f[1, 2], atol=1e-12)
+    np.testing.assert_allclose(sae.decode(np.asarray(f)[1, 2]), sae.decode(f)[1, 2], atol=1e-12)
+
+
+def test_after_update_changes_nothing_here(sae):
+    assert sae.after_update({}) is sae
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_known_weights(name):
+    """W_enc = [I, -I], W_dec its transpose: every x with no zero in it is exact with L0 = D."""
+    cls = architecture(name)
+    sae = cls.initialise(jax.random.key(0), D, 2 * D, cls.Options())
+    W_enc_DF = jnp.concatenate([jnp.eye(D), -jnp.eye(D)], axis=1)
+    sae = sae.replace(W_enc=W_enc_DF, W_dec=W_enc_DF.T)
+    x_BD = jax.random.normal(jax.random.key(1), (50, D)) + 0.3
+    f_BF = sae.encode(x_BD)
+    np.testing.assert_array_equal((f_BF > 0).sum(axis=1), D)
+    np.testing.assert_array_equal(sae.decode(f_BF), x_BD)
+    halved = sae.replace(W_dec=sae.W_dec / 2)
+    np.testing.assert_array_equal(halved.decode(f_BF), x_BD / 2)
+
+
+def test_names():
+    for name, cls in ARCHITECTURES.items():
+        assert architecture_name(cls.initialise(jax.random.key(0), 4, 8, cls.Options())) == name
+    with pytest.raises(SettingError, match=r"config.sae.architecture = 'topp': must be one of gated, standard"):
+        architecture("topp")
+
+
+def test_options_from_plain_values():
+    assert make_options("gated", {"tied": False}).tied is False
+    with pytest.raises(SettingError, match=r"config.sae.tied = True: standard has no such setting"):
+        make_options("standard", {"tied": True})
