@@ -1,0 +1,183 @@
+"""How fast one training step is: against the machine's matmul rate, against other trainers, and as a sweep.
+
+    python benchmarks/train_step.py                          # both shapes; peers where they are installed
+    python benchmarks/train_step.py --shapes=2048x512x4096 --rounds=20 --nopeers
+
+Every number is wall time on all cores, float32, on the CPU. Contenders take turns within a round, so that a busy
+machine slows all of them; times are the best of all rounds. The matmul rate is the best over the products of the step
+(seven of them, five shapes) in the same rounds. The peers (`pip install -e ".[parity]"`, then `pip uninstall
+torchvision`) train the same gated autoencoder from the same parameters on the same inputs with their own trainers.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import train_step_peers as peers
+from absl import app, flags
+
+from gsae.autoencoders.registry import architecture
+from gsae.mesh import make_mesh
+from gsae.training.groups import Point, group_points
+from gsae.training.schedules import Schedules
+from gsae.training.step import StepSettings, batch_sharding, initial_state, make_step
+
+SHAPES = flags.DEFINE_list("shapes", ["2048x512x4096", "2048x768x16384"], "B x D x F of the steps to measure.")
+ROUNDS = flags.DEFINE_integer("rounds", 10, "Turns of every contender.")
+SWEEP = flags.DEFINE_integer("sweep", 8, "Members of the sweep; 0 leaves that part out.")
+PEERS = flags.DEFINE_bool("peers", True, "Whether to run SAELens and dictionary_learning where they are installed.")
+
+SPARSITY, LEARNING_RATE, EQUAL_STEPS, INPUTS = 0.1, 1e-3, 10, 4
+MATMULS = {  # contracted axes of the five shapes that the seven products have, and how often each occurs
+    "x @ W_enc": ("BD", "DF", (1, 0), 1),
+    "f @ W_dec": ("BF", "FD", (1, 0), 2),
+    "x^T @ g": ("BD", "BF", (0, 0), 1),
+    "f^T @ g": ("BF", "BD", (0, 0), 1),
+    "g @ W_dec^T": ("BD", "FD", (1, 1), 2),
+}
+
+
+@dataclasses.dataclass
+class Trainer:
+    """Our step with its state: `step(x)` makes one update of all members and returns their losses [S]."""
+
+    batch_size: int
+    width: int
+    features: int
+    members: int
+
+    def __post_init__(self) -> None:
+        options = architecture("gated").Options()
+        points = [
+            Point("gated", "site", self.features, SPARSITY * (i + 1), LEARNING_RATE, 0, options)
+            for i in range(self.members)
+        ]
+        mesh, (group,) = make_mesh(), group_points(points)
+        settings = StepSettings(batch_size=self.batch_size, schedules=Schedules(total_steps=10**6))
+        self.state = initial_state(group, self.width, mesh)
+        batch = jax.ShapeDtypeStruct((self.batch_size, self.width), jnp.float32, sharding=batch_sharding(mesh))
+        self.program = make_step(group, settings, mesh).lower(self.state, batch, jnp.int32(0)).compile()
+        self.sharding, self.steps = batch_sharding(mesh), 0
+
+    def step(self, x_BD: np.ndarray) -> np.ndarray:
+        """One update; waits for it."""
+        batch = jax.device_put(x_BD, self.sharding)
+        self.state, metrics = self.program(self.state, batch, jnp.int32(self.steps))
+        self.steps += 1
+        return np.asarray(metrics["loss"])
+
+    def memory(self) -> str:
+        """The state between steps and the peak within one, beside the arithmetic."""
+        parameters = sum(4 * leaf.size for leaf in jax.tree.leaves(self.state.autoencoder))
+        between = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
+        memory = self.program.memory_analysis()
+        peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        peak += memory.temp_size_in_bytes
+        activations = 4 * self.batch_size * self.features
+        return (
+            f"{self.members} member(s): state {between / 2**20:.1f} MiB = {between / parameters:.3f} x parameters "
+            f"({parameters / 2**20:.1f} MiB); peak {peak / 2**20:.1f} MiB, "
+            f"where one [B, F] array takes {activations / 2**20:.1f} MiB"
+        )
+
+
+def matmul_calls(sizes: dict[str, int]) -> dict[str, Callable[[], object]]:
+    """A call for each of the shapes of the step's products."""
+    random, calls = np.random.default_rng(1), {}
+    for name, (left, right, (i, j), _) in MATMULS.items():
+        arrays = [
+            jnp.asarray(random.normal(size=[sizes[axis] for axis in operand]), jnp.float32) for operand in (left, right)
+        ]
+        product = jax.jit(lambda a, b, i=i, j=j: jax.lax.dot_general(a, b, (((i,), (j,)), ((), ()))))
+        calls[name] = lambda product=product, arrays=arrays: product(*arrays).block_until_ready()
+    return calls
+
+
+def race(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The best wall time of every call, in seconds; they take turns, after one warm-up turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if round_:
+                times[name].append(time.perf_counter() - start)
+    return {name: min(values) for name, values in times.items()}
+
+
+def compare_losses(ours: Trainer, others: dict[str, peers.Peer], inputs: list[np.ndarray]) -> None:
+    """Ten steps of all from the same parameters: the losses that are defined alike must be equal."""
+    for t in range(EQUAL_STEPS):
+        losses = {name: peer.step(inputs[t % INPUTS]) for name, peer in others.items()}
+        own = float(ours.step(inputs[t % INPUTS])[0])
+    for name, loss in losses.items():
+        difference = abs(loss - own) / own
+        verdict = f"relative difference {difference:.1e}" if others[name].same_loss else "another loss by definition"
+        print(f"  loss at step {EQUAL_STEPS}: ours {own:.6g}, {name} {loss:.6g} ({verdict})")
+        if others[name].same_loss and not difference < 1e-4:
+            raise SystemExit(f"{name}: the losses differ, so the times cannot be compared")
+
+
+def measure(batch_size: int, width: int, features: int) -> None:
+    """One shape: prints a table."""
+    print(f"\nB={batch_size}, D={width}, F={features}, float32, {os.cpu_count()} cores")
+    random = np.random.default_rng(0)
+    inputs = [(random.normal(size=(batch_size, width)) / width**0.5).astype(np.float32) for _ in range(INPUTS)]
+    ours = Trainer(batch_size, width, features, 1)
+    print("  " + ours.memory())
+    others = peers.installed(ours.state.autoencoder, SPARSITY, LEARNING_RATE) if PEERS.value else {}
+    if others:
+        compare_losses(ours, others, inputs)
+
+    calls = matmul_calls({"B": batch_size, "D": width, "F": features})
+    calls["gsae"] = lambda: ours.step(inputs[ours.steps % INPUTS])
+    calls |= {name: (lambda peer=peer: peer.step(inputs[0])) for name, peer in others.items()}
+    times = race(calls, ROUNDS.value)
+    flops = 2 * batch_size * width * features
+    rate = max(flops / times[name] for name in MATMULS)
+    for name in MATMULS:
+        print(f"  {name:<22}{1e3 * times[name]:9.1f} ms {flops / times[name] / 1e9:8.0f} GFLOP/s")
+    same_shapes = sum(count * times[name] for name, (*_, count) in MATMULS.items())
+    print(
+        f"  {'gsae step':<22}{1e3 * times['gsae']:9.1f} ms {7 * flops / times['gsae'] / 1e9:8.0f} GFLOP/s: "
+        f"{7 * flops / rate / times['gsae']:.3f} of the best matmul rate, "
+        f"{same_shapes / times['gsae']:.3f} of its own products' time"
+    )
+    for name in others:
+        print(f"  {name:<22}{1e3 * times[name]:9.1f} ms: gsae is {times[name] / times['gsae']:.2f} times as fast")
+
+
+def measure_sweep(batch_size: int, width: int, features: int) -> None:
+    """A sweep against as many single steps."""
+    x_BD = np.random.default_rng(0).normal(size=(batch_size, width)).astype(np.float32)
+    single, sweep = (Trainer(batch_size, width, features, members) for members in (1, SWEEP.value))
+    calls = {"single": lambda: single.step(x_BD), "sweep": lambda: sweep.step(x_BD)}
+    times = race(calls, max(3, ROUNDS.value // 2))
+    print("  " + sweep.memory())
+    print(
+        f"  sweep of {SWEEP.value}: {1e3 * times['sweep']:.1f} ms = "
+        f"{times['sweep'] / times['single'] / SWEEP.value:.3f} x {SWEEP.value} single steps"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Measures all shapes; the sweep at the first."""
+    if argv[1:]:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    print(f"python {sys.version.split()[0]}, jax {jax.__version__}")
+    shapes = [tuple(int(size) for size in shape.split("x")) for shape in SHAPES.value]
+    for i, shape in enumerate(shapes):
+        measure(*shape)
+        if not i and SWEEP.value:
+            measure_sweep(*shape)
+
+
+if __name__ == "__main__":
+    app.run(main)
