@@ -54,7 +54,7 @@ def test_updates_land_on_unit_vectors(size):
 
 
 def constrained_adam(parameters, gradients_of, steps, learning_rate, beta2=0.999, eps=1e-8):
-    """Written from the formulas of torch.optim.Adam with betas (0, beta2), float64, with the norm constraint around it."""
+    """The formulas of torch.optim.Adam with betas (0, beta2), in float64, with the norm constraint around them."""
     p = {k: v.copy() for k, v in parameters.items()}
     v = {k: np.zeros_like(x) for k, x in p.items()}
     for t in range(steps):
@@ -111,7 +111,6 @@ def test_masked_median_is_exact(values, mask):
 
 
 def test_resets_take_the_living_median():
-    rng = np.random.default_rng(0)
     moments = {k: jnp.asarray(v**2, jnp.float32) for k, v in fields(3).items()}
     reset = np.array([1, 0, 0, 0, 0, 0], bool)
     living = np.array([0, 0, 1, 1, 1, 0], bool)  # features 1 and 5 are dead too, and wait

@@ -143,7 +143,7 @@ def test_no_event_in_the_last_quarter():
     assert event_steps(["50%", "100 steps", "3200 tokens"], total_steps=1000, batch_size=32) == (100, 500)
     assert event_steps([], total_steps=1000, batch_size=32) == ()
     for wrong in ("76%", "0 steps", "751 steps"):
-        with pytest.raises(SettingError, match="config.training.resampling.events"):
+        with pytest.raises(SettingError, match=r"config\.training\.resampling\.events"):
             event_steps(["25%", wrong], total_steps=1000, batch_size=32)
 
 
