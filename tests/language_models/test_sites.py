@@ -14,7 +14,7 @@ def test_a_site_is_written_and_read_back(name):
     "text", ["", "mlp_out", "mlp_out.", "mlp_out.-1", "mlp.2", "mlp_out.x", "2.mlp_out", "mlp_out.²"]
 )
 def test_anything_else_is_refused_with_what_is_allowed(text):
-    with pytest.raises(ValueError, match="resid_pre.*mlp_out"):
+    with pytest.raises(ValueError, match=r"resid_pre.*mlp_out"):
         Site.parse(text)
 
 

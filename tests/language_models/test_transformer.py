@@ -118,7 +118,7 @@ def test_layers_nobody_asked_for_are_not_computed(model, tokens):
 
     one = flops(1, [Site(0, "mlp_out")])
     assert flops(3, [Site(2, "mlp_out")]) > 2.5 * one
-    assert flops(1, [Site(0, "attn_z")]) < 0.7 * one
+    assert flops(1, [Site(0, "attn_z")]) < 0.9 * one
 
 
 @pytest.mark.parametrize("site", [Site(0, "mlp_out"), Site(2, "mlp_out")])

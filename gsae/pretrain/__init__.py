@@ -1,0 +1,1 @@
+"""Trains a small language model: the origin of the bundled one."""

@@ -1,0 +1,204 @@
+"""Directories that load, and the one line that refuses each kind that does not."""
+
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from gsae.errors import SettingError
+from gsae.language_models.loading import load_language_model
+from gsae.language_models.saving import save_language_model
+from gsae.language_models.tokenizing import SEPARATOR, joined_tokens, train_tokenizer
+from gsae.language_models.transformer import Settings, Transformer
+
+SETTINGS = Settings(
+    num_layers=2,
+    width=16,
+    num_heads=2,
+    head_width=8,
+    mlp_width=24,
+    vocabulary=270,
+    context_length=12,
+    rotary_width=2,
+    rotary_base=10000.0,
+    parallel_residual=True,
+    norm_epsilon=1e-5,
+    activation="gelu",
+    attention_bias=True,
+    tied_embeddings=False,
+)
+TEXTS = ["the cat sat on the mat, the cat\n", "naïve \U0001f600 text\n"] * 5
+QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 270)
+
+
+@pytest.fixture
+def directory(tmp_path, tokenizer):
+    model = Transformer(SETTINGS, nnx.Rngs(0))
+    save_language_model(tmp_path, model, tokenizer, family="gpt_neox", dtype="float32", separator=SEPARATOR)
+    return tmp_path
+
+
+def change_config(directory, **changes):
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value != "remove"}))
+
+
+def change_tensors(directory, change):
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def refusal(directory):
+    with pytest.raises(SettingError) as caught:
+        load_language_model(str(directory))
+    assert "\n" not in str(caught.value)
+    assert caught.value.setting == "config.language_model.name"
+    return str(caught.value)
+
+
+def test_what_is_saved_is_loaded(directory, tokenizer):
+    loaded = load_language_model(str(directory))
+    assert loaded.settings == SETTINGS
+    before = nnx.to_flat_state(nnx.state(Transformer(SETTINGS, nnx.Rngs(0))))
+    after = dict(nnx.to_flat_state(nnx.state(loaded.model)))
+    assert len(before) == len(after)
+    for path, leaf in before:
+        np.testing.assert_array_equal(leaf[...], after[path][...])
+    assert loaded.special_ids == (0,)
+    assert loaded.separator_id == 0
+    for text in TEXTS[:2]:
+        assert loaded.tokenizer.decode(loaded.tokenizer.encode(text)) == text
+    assert loaded.tokenizer.encode_batch(TEXTS[:2]) == [loaded.tokenizer.encode(text) for text in TEXTS[:2]]
+    joined = joined_tokens(tokenizer, TEXTS[:2])
+    assert joined.tolist() == [0, *loaded.tokenizer.encode(TEXTS[0]), 0, *loaded.tokenizer.encode(TEXTS[1])]
+
+
+def test_the_dtype_asked_for_is_given_and_another_refused(directory):
+    loaded = load_language_model(str(directory), dtype="bfloat16")
+    assert {str(leaf.dtype) for _, leaf in nnx.to_flat_state(nnx.state(loaded.model))} == {"bfloat16"}
+    with pytest.raises(SettingError, match=r"config\.language_model\.dtype = 'int8': must be one of float32"):
+        load_language_model(str(directory), dtype="int8")
+
+
+def test_a_sharded_directory_loads_the_same(directory):
+    whole = load_language_model(str(directory))
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[:7], "b.safetensors": names[7:]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, directory / file)
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    sharded = load_language_model(str(directory))
+    np.testing.assert_array_equal(whole.model(np.array([[1, 2, 3]])), sharded.model(np.array([[1, 2, 3]])))
+    (directory / "b.safetensors").unlink()
+    assert "b.safetensors': is missing" in refusal(directory)
+
+
+def test_buffers_of_old_files_are_ignored_by_name(directory):
+    def add(tensors):
+        tensors["gpt_neox.layers.0.attention.bias"] = np.ones((1, 1, 12, 12), bool)
+        tensors["gpt_neox.layers.0.attention.masked_bias"] = np.float32([-1e9])
+        tensors["gpt_neox.layers.1.attention.rotary_emb.inv_freq"] = np.ones(1, np.float32)
+
+    change_tensors(directory, add)
+    load_language_model(str(directory))
+
+
+def test_the_fingerprint_tells_weights_and_tokenizers_apart(directory):
+    first = load_language_model(str(directory)).fingerprint
+    assert load_language_model(str(directory)).fingerprint == first
+    change_tensors(directory, lambda tensors: tensors[QKV].__setitem__((0, 0), 1.0))
+    second = load_language_model(str(directory)).fingerprint
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer, indent=1))
+    third = load_language_model(str(directory)).fingerprint
+    assert len({first, second, third}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: tensors.pop(QKV), f"tensor = {QKV}: is missing from"),
+        (lambda tensors: tensors.update(extra=np.zeros(2, np.float32)), "tensor = extra: is in"),
+        (
+            lambda tensors: tensors.update({QKV: tensors[QKV][:-1].copy()}),
+            f"tensor {QKV} = [47, 16]: must have the shape",
+        ),
+    ],
+    ids=["missing", "extra", "misshapen"],
+)
+def test_wrong_tensors_are_refused_by_name(directory, change, words):
+    change_tensors(directory, change)
+    message = refusal(directory)
+    assert words.replace("[47", "[47") in message.replace("'", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "mamba"}, ["model_type = mamba", "gpt_neox"]),
+        ({"model_type": "remove"}, ["model_type", "gpt_neox"]),
+        ({"hidden_act": "quick_gelu"}, ["hidden_act = quick_gelu", "gelu_new"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers = 0"]),
+        ({"hidden_size": "remove"}, ["hidden_size"]),
+        ({"num_attention_heads": 3}, ["num_attention_heads = 3", "16"]),
+        ({"rotary_pct": 0.4}, ["rotary_pct = 0.4", "even"]),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rope_scaling"]),
+        ({"rope_parameters": {"rope_type": "yarn"}}, ["rope_type = yarn", "default"]),
+        ({"use_parallel_residual": "yes"}, ["use_parallel_residual = yes"]),
+        ({"sliding_window": 128}, ["sliding_window = 128"]),
+        ({"eos_token_id": 300}, ["300", "270"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_are_not_implemented_are_refused_by_name(directory, changes, words):
+    change_config(directory, **changes)
+    message = refusal(directory)
+    for word in words:
+        assert word in message
+
+
+def test_damaged_and_missing_files_are_named(directory, tmp_path):
+    assert "is no directory" in refusal(tmp_path / "nowhere" / "at" / "all")
+    (directory / "tokenizer.json").write_text("{")
+    assert "tokenizer.json" in refusal(directory)
+    (directory / "model.safetensors").write_bytes(b"\0" * 40)
+    assert "is no readable safetensors file" in refusal(directory)
+    (directory / "model.safetensors").unlink()
+    assert "model.safetensors.index.json" in refusal(directory)
+    (directory / "config.json").write_text("{")
+    assert "is no JSON" in refusal(directory)
+    (directory / "config.json").unlink()
+    assert "without config.json" in refusal(directory)
+
+
+def test_a_hub_id_that_cannot_be_had_is_refused(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(name, **_):
+        raise LocalEntryNotFoundError(f"{name}: no connection\nand more lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    message = refusal("someone/some-model")
+    assert "someone/some-model" in message
+    assert "hub" in message
+
+
+def test_a_hub_id_is_loaded_from_its_snapshot(monkeypatch, directory):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(directory))
+    assert load_language_model("someone/some-model").settings == SETTINGS
