@@ -112,6 +112,14 @@ class Autoencoder:
         """Which features fire: bool, the shape of f."""
         return f > 0
 
+    def fired(self, f_BF: jax.Array) -> jax.Array:
+        """In how many rows of a batch (below 2^24) each feature is active: int32 [F].
+
+        The sign of f >= 0 is what `active` says, as a number: XLA's CPU backend adds it up while it reads f, where it
+        would write a whole [B, F] array of converted booleans first.
+        """
+        return jnp.sum(jnp.sign(f_BF), axis=0).astype(jnp.int32)
+
     def decode(self, f: jax.Array) -> jax.Array:
         """x_hat = f W_dec + b_dec: [..., F] -> [..., D]."""
         return linear.decode(jnp.asarray(f, self.W_dec.dtype), self.W_dec) + self.b_dec

@@ -99,7 +99,7 @@ class Gated(base.Autoencoder):
         sparsity = context.sparsity_coefficient * self.sparsity_penalty(f_gate_BF)
         auxiliary = error_scale * mean_squared_norm(target_BD - x_hat_gate_BD)
 
-        stats = reconstruction_statistics(target_BD, x_hat_BD, self.active(f_BF))
+        stats = reconstruction_statistics(target_BD, x_hat_BD, self.fired(f_BF))
         stats |= {"reconstruction": reconstruction, "sparsity": sparsity, "auxiliary": auxiliary}
         return reconstruction + sparsity + auxiliary, stats
 

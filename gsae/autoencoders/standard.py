@@ -49,6 +49,6 @@ class Standard(base.Autoencoder):
         reconstruction = self.options.error_scale(target_BD.shape[-1]) * mean_squared_norm(target_BD - x_hat_BD)
         sparsity = context.sparsity_coefficient * self.sparsity_penalty(f_BF)
 
-        stats = reconstruction_statistics(target_BD, x_hat_BD, self.active(f_BF))
+        stats = reconstruction_statistics(target_BD, x_hat_BD, self.fired(f_BF))
         stats |= {"reconstruction": reconstruction, "sparsity": sparsity, "auxiliary": jnp.zeros_like(reconstruction)}
         return reconstruction + sparsity, stats

@@ -10,7 +10,7 @@ def mean_squared_norm(x_BD: jax.Array) -> jax.Array:
     return jnp.sum(x_BD * x_BD) / x_BD.shape[0]
 
 
-def reconstruction_statistics(target_BD: jax.Array, x_hat_BD: jax.Array, active_BF: jax.Array) -> dict[str, jax.Array]:
+def reconstruction_statistics(target_BD: jax.Array, x_hat_BD: jax.Array, fired_F: jax.Array) -> dict[str, jax.Array]:
     """The sums from which L0, FVU and the relative reconstruction bias gamma follow.
 
     gamma = x_hat_squared / x_dot_x_hat and FVU = squared_error / variance, as ratios of means.
@@ -18,10 +18,9 @@ def reconstruction_statistics(target_BD: jax.Array, x_hat_BD: jax.Array, active_
     Returns:
         Scalars, float32 or wider: `l0`; `squared_error` E||x - x_hat||^2; `x_squared`; `x_hat_squared`; `x_dot_x_hat`;
         `variance` E||x - mean x||^2 (two passes: a difference of two large numbers would cancel). And `fired`, int32
-        [F]: in how many rows each feature fired.
+        [F]: in how many rows each feature fired, as given.
     """
     rows = target_BD.shape[0]
-    fired_F = jnp.sum(active_BF, axis=0, dtype=jnp.int32)
     real = jnp.promote_types(target_BD.dtype, jnp.float32)
     return {
         "l0": jnp.sum(fired_F.astype(real)) / rows,  # int32 would overflow at B F = 2^31
