@@ -10,10 +10,12 @@ torchvision`) train the same gated autoencoder from the same parameters on the s
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -77,7 +79,7 @@ class Trainer:
         """The state between steps and the peak within one, beside the arithmetic."""
         parameters = sum(4 * leaf.size for leaf in jax.tree.leaves(self.state.autoencoder))
         between = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
-        memory = self.program.memory_analysis()
+        memory: Any = self.program.memory_analysis()
         peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak += memory.temp_size_in_bytes
         activations = 4 * self.batch_size * self.features
@@ -90,13 +92,14 @@ class Trainer:
 
 def matmul_calls(sizes: dict[str, int]) -> dict[str, Callable[[], object]]:
     """A call for each of the shapes of the step's products."""
-    random, calls = np.random.default_rng(1), {}
+    random = np.random.default_rng(1)
+    calls: dict[str, Callable[[], object]] = {}
     for name, (left, right, (i, j), _) in MATMULS.items():
         arrays = [
             jnp.asarray(random.normal(size=[sizes[axis] for axis in operand]), jnp.float32) for operand in (left, right)
         ]
         product = jax.jit(lambda a, b, i=i, j=j: jax.lax.dot_general(a, b, (((i,), (j,)), ((), ()))))
-        calls[name] = lambda product=product, arrays=arrays: product(*arrays).block_until_ready()
+        calls[name] = functools.partial(lambda product, *arrays: product(*arrays).block_until_ready(), product, *arrays)
     return calls
 
 
@@ -138,7 +141,7 @@ def measure(batch_size: int, width: int, features: int) -> None:
 
     calls = matmul_calls({"B": batch_size, "D": width, "F": features})
     calls["gsae"] = lambda: ours.step(inputs[ours.steps % INPUTS])
-    calls |= {name: (lambda peer=peer: peer.step(inputs[0])) for name, peer in others.items()}
+    calls |= {name: functools.partial(peer.step, inputs[0]) for name, peer in others.items()}
     times = race(calls, ROUNDS.value)
     flops = 2 * batch_size * width * features
     rate = max(flops / times[name] for name in MATMULS)
@@ -158,7 +161,7 @@ def measure_sweep(batch_size: int, width: int, features: int) -> None:
     """A sweep against as many single steps."""
     x_BD = np.random.default_rng(0).normal(size=(batch_size, width)).astype(np.float32)
     single, sweep = (Trainer(batch_size, width, features, members) for members in (1, SWEEP.value))
-    calls = {"single": lambda: single.step(x_BD), "sweep": lambda: sweep.step(x_BD)}
+    calls: dict[str, Callable[[], object]] = {"single": lambda: single.step(x_BD), "sweep": lambda: sweep.step(x_BD)}
     times = race(calls, max(3, ROUNDS.value // 2))
     print("  " + sweep.memory())
     print(

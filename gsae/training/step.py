@@ -1,7 +1,7 @@
 """One update of a whole group: every member sees the same batch, and nothing but the batch crosses members."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.struct
@@ -140,12 +140,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((axes.DATA, axes.SWEEP, axes.FEATURE), None))
 
 
-def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> Callable[..., tuple[GroupState, Metrics]]:
+def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> jax.stages.Wrapped:
     """The jitted step of a group: (state, x_BD, step) -> (state, metrics). The given state is consumed.
 
     x_BD is the batch in the store's dtype, best in `batch_sharding`; `step` is an int32 scalar, 0 for the first update.
     Metrics are float32 [S]: loss, reconstruction, sparsity, auxiliary, l0, fvu, gamma, dead_share, gradient_norm,
-    learning_rate, sparsity_coefficient, active.
+    learning_rate, sparsity_coefficient, active; NaN for members that were inactive before the step.
 
     Raises:
         SettingError: when the mesh does not divide the batch, the features or the group.
@@ -168,12 +168,12 @@ def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> Callable[...,
             x_BD = jax.sharding.reshard(x_BD, PartitionSpec(axes.DATA, None)).astype(jnp.float32) * settings.input_scale
 
             def update(member: GroupState, own: dict[str, jax.Array]) -> tuple[GroupState, Metrics]:
-                return jax.lax.cond(
-                    member.active,
-                    lambda member: update_member(member, own, x_BD, step, settings),
-                    lambda member: (member, dict.fromkeys(METRICS, jnp.float32(jnp.nan)) | {"active": jnp.float32(0)}),
-                    member,
-                )
+                train = functools.partial(update_member, own=own, x_BD=x_BD, step=step, settings=settings)
+                if mesh.shape[axes.SWEEP] > 1:
+                    return train(member)  # under vmap both branches would be computed
+                # A branch, not a mere `where`: inactive members cost nothing, and XLA, which would otherwise copy the
+                # whole stacked state once per member (measured on CPU), reads and writes one member at a time.
+                return jax.lax.cond(member.active, train, lambda member: (member, no_metrics()), member)
 
             return over_members(update, state, jax.tree.map(place_members, constants), mesh)
 
@@ -236,9 +236,14 @@ def update_member(
         "gradient_norm": gradient_norm,
         "learning_rate": learning_rate,
         "sparsity_coefficient": coefficient,
-        "active": ok,
     }
-    return new, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+    metrics = {name: jnp.where(member.active, value, jnp.nan).astype(jnp.float32) for name, value in metrics.items()}
+    return new, metrics | {"active": ok.astype(jnp.float32)}
+
+
+def no_metrics() -> Metrics:
+    """What an inactive member reports."""
+    return dict.fromkeys(METRICS, jnp.float32(jnp.nan)) | {"active": jnp.float32(0)}
 
 
 def _check_sweep(group: Group, mesh: Mesh) -> None:

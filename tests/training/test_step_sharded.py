@@ -60,7 +60,13 @@ def replica_groups(line, devices):
     if listed:
         return [[int(n) for n in part.split(",")] for part in re.findall(r"\{([\d,]+)\}", listed[1])]
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    assert iota, line
+    if not iota:  # replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
+        axes, own = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line).groups()
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+        together = [i for i, name in enumerate(sizes) if f"'{name}'" in own]
+        apart = [i for i in range(len(sizes)) if i not in together]
+        size = int(np.prod([list(sizes.values())[i] for i in together]))
+        return np.arange(devices).reshape(list(sizes.values())).transpose(apart + together).reshape(-1, size).tolist()
     sizes, reshape = ([int(n) for n in iota[i].split(",")] for i in (1, 2))
     order = [int(n) for n in iota[3].split(",")] if iota[3] else range(len(reshape))
     return np.arange(devices).reshape(reshape).transpose(order).reshape(sizes).tolist()
