@@ -36,6 +36,17 @@ HARMLESS = frozenset(
     ]
 )
 
+# Hugging Face's names of nonlinearities -> the transformer's.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -113,10 +124,6 @@ def _same(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _transposed(array: np.ndarray) -> np.ndarray:
-    return array.T
-
-
 def _linear(
     name: str, inputs: int, outputs: int, path: tuple[str | int, ...], bias: bool, heads: int = 0
 ) -> list[Tensor]:
@@ -185,18 +192,6 @@ def _gpt_neox_settings(config: Mapping[str, Any]) -> Settings:
     return settings
 
 
-# Hugging Face's names of nonlinearities -> the transformer's.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-
-
 def _gpt_neox_config(settings: Settings) -> dict[str, Any]:
     return {
         "hidden_size": settings.width,
@@ -252,6 +247,6 @@ def family_of(config: Mapping[str, Any]) -> Family:
         SettingError: naming the model type and the supported ones.
     """
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise refused("model_type", model_type, f"is not a supported family; supported are {', '.join(FAMILIES)}")
     return FAMILIES[model_type]

@@ -6,7 +6,7 @@ Weights are read tensor by tensor with safetensors; torch is not needed.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -208,7 +208,7 @@ def _known(wanted: Mapping[str, Tensor], settings: Settings, name: str, path: Pa
     raise refused("tensor", name, f"is in {path} but in no model of this configuration")
 
 
-def _tensors(files: Sequence[Path], read) -> Iterator[tuple[Path, str, np.ndarray]]:
+def _tensors(files: Sequence[Path], read: Callable[[str], bool]) -> Iterator[tuple[Path, str, np.ndarray]]:
     """Every tensor of the files whose name `read` accepts, one at a time in memory."""
     for path in files:
         try:
