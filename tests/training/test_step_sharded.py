@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_resampling import SETTINGS as RESAMPLING_SETTINGS
 from test_resampling import R, state_with
-from test_step import SETTINGS, B, D, F, point, rows
+from test_step import SETTINGS, B, D, F, point, program, rows
 
 from gsae.mesh import make_mesh
 from gsae.training.groups import group_points
@@ -25,7 +25,7 @@ def step_once(state, shape, t):
     (group,) = group_points(POINTS, shape[0])
     placed = jax.device_put(state, state_shardings(group, mesh))
     batch = jax.device_put(rows(t), batch_sharding(mesh))
-    return jax.device_get(make_step(group, SETTINGS, mesh)(placed, batch, jnp.int32(t)))
+    return jax.device_get(program(group, SETTINGS, mesh)(placed, batch, jnp.int32(t)))
 
 
 @pytest.mark.parametrize("shape", MESHES)
@@ -60,16 +60,26 @@ def replica_groups(line, devices):
     if listed:
         return [[int(n) for n in part.split(",")] for part in re.findall(r"\{([\d,]+)\}", listed[1])]
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    if not iota:  # replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
-        axes, own = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line).groups()
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
-        together = [i for i, name in enumerate(sizes) if f"'{name}'" in own]
-        apart = [i for i in range(len(sizes)) if i not in together]
-        size = int(np.prod([list(sizes.values())[i] for i in together]))
-        return np.arange(devices).reshape(list(sizes.values())).transpose(apart + together).reshape(-1, size).tolist()
+    if not iota:
+        return mesh_groups(line, devices)
     sizes, reshape = ([int(n) for n in iota[i].split(",")] for i in (1, 2))
     order = [int(n) for n in iota[3].split(",")] if iota[3] else range(len(reshape))
     return np.arange(devices).reshape(reshape).transpose(order).reshape(sizes).tolist()
+
+
+def mesh_groups(line, devices):
+    """`replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([2,4]T(1,0)) {'axis_1'}`; device order optional."""
+    axes, order, own = re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?\))\))? \{(.*?)\}", line).groups()
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+    numbers = np.arange(devices)
+    if order:
+        reshape, permutation = re.fullmatch(r"\[([\d,]+)\]T\(([\d,]+)\)", order).groups()
+        numbers = numbers.reshape([int(n) for n in reshape.split(",")])
+        numbers = numbers.transpose([int(n) for n in permutation.split(",")])
+    together = [i for i, name in enumerate(sizes) if f"'{name}'" in own]
+    apart = [i for i in range(len(sizes)) if i not in together]
+    numbers = numbers.reshape(list(sizes.values())).transpose(apart + together)
+    return numbers.reshape(-1, int(np.prod(numbers.shape[len(apart) :]))).tolist()
 
 
 @pytest.mark.parametrize("shape", MESHES)
