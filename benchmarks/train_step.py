@@ -27,6 +27,7 @@ from absl import app, flags
 
 from gsae.autoencoders.registry import architecture
 from gsae.mesh import make_mesh
+from gsae.training.allocator import keep_freed_memory
 from gsae.training.groups import Point, group_points
 from gsae.training.schedules import Schedules
 from gsae.training.step import StepSettings, batch_sharding, initial_state, make_step
@@ -174,6 +175,7 @@ def main(argv: list[str]) -> None:
     """Measures all shapes; the sweep at the first."""
     if argv[1:]:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
+    keep_freed_memory()  # as gsae.main does
     print(f"python {sys.version.split()[0]}, jax {jax.__version__}")
     shapes = [tuple(int(size) for size in shape.split("x")) for shape in SHAPES.value]
     for i, shape in enumerate(shapes):
