@@ -10,7 +10,7 @@ def keep_freed_memory() -> bool:
     """Makes freed memory stay with this process; to be called once, early, where training runs on the CPU.
 
     The GNU C library returns large blocks to the system when they are freed, and XLA frees its temporaries after every
-    step. The next step then pays for fresh pages: 30,000 page faults and 9 % of the time of a step at B = 2048, D = 512,
+    step. The next step then pays for fresh pages: 30,000 faults and 9 % of the time of a step at B = 2048, D = 512,
     F = 4096 on 2 cores (measured); no faults once the heap has grown. The process's memory then stays at its peak.
 
     Returns:
