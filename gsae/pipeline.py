@@ -14,15 +14,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae import artifacts, recipe, schema
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
 from gsae.job import Job
+from gsae.training.allocator import keep_freed_memory
 from gsae.training.groups import Point
-from gsae.training.step import GroupState
+from gsae.training.step import GroupState, batch_sharding
 
 
 def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "", started: float | None = None) -> None:
@@ -43,6 +44,8 @@ def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "",
     fresh, current = not workdir.exists(), "start-up"
     begun = time.monotonic() if started is None else started
     job = Job(config, workdir, command)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()  # before anything large is allocated
     try:
         job.prepare()
         job.took(current, time.monotonic() - begun)
@@ -149,8 +152,7 @@ def train(job: Job) -> None:
     for group in job.groups:
         print(group.describe())
     sites = [str(site) for site in job.sites]
-    spread = NamedSharding(job.mesh, PartitionSpec(job.mesh.axis_names))
-    batches = Batches(job.activations, sites, settings.batch_size, config.seed, sharding=spread)
+    batches = Batches(job.activations, sites, settings.batch_size, config.seed, sharding=batch_sharding(job.mesh))
     with (
         Checkpoints(
             job.workdir / "checkpoints",

@@ -14,6 +14,7 @@ from gsae.errors import SettingError
 from gsae.language_models.sites import Site
 from gsae.training.groups import Point
 from gsae.training.loop import Resampling
+from gsae.training.resampling import event_steps
 from gsae.training.schedules import Schedules, duration_in_steps
 from gsae.training.step import StepSettings
 
@@ -103,13 +104,14 @@ def resampling(config: Config) -> Resampling:
     Raises:
         SettingError: for an event in the last quarter of the run, which would leave no time to learn.
     """
-    steps = []
-    for index, duration in enumerate(config.training.resampling.at):
-        setting = f"config.training.resampling.at[{index}]"
-        steps.append(_steps(config, duration, setting))
-        if not 0 < steps[-1] <= 0.75 * config.training.steps:
-            raise SettingError(setting, duration, "must lie after the start and before the last quarter of the run")
-    return Resampling(steps=tuple(sorted(steps)), inputs=config.training.resampling.inputs)
+    settings, training = config.training.resampling, config.training
+    steps = event_steps(
+        settings.at,
+        total_steps=training.steps,
+        batch_size=training.batch_size,
+        setting="config.training.resampling.at",
+    )
+    return Resampling(steps=steps, inputs=settings.inputs)
 
 
 def schedules(config: Config) -> Schedules:
