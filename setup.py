@@ -12,7 +12,7 @@ DEV = ["ruff", "mypy", "pre-commit", "nbclient", "nbformat", "ipykernel"]
 setup(
     name="gsae",
     version="0.1.0",
-    description="Trains gated and other sparse autoencoders on language-model activations, in JAX, from a laptop to a pod.",
+    description="Trains sparse autoencoders on language-model activations, in JAX, from a laptop to a pod.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

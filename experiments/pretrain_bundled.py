@@ -3,8 +3,8 @@
     python -m gsae.pretrain --config=experiments/pretrain_bundled.py
 
 writes a Hugging Face directory to runs/pretrain_bundled/model, the origin of gsae/language_models/bundled/. Takes
-about an hour on two cores (0.65 s a step when nothing else runs) and 1 GB of memory. Expect a held-out cross-entropy of
-3.02 nats a token, 1.27 bits a byte; an interpolated 5-gram has 3.91 and 1.65, xz -9 has 1.68 bits a byte.
+about an hour on two cores that do little else (0.6 to 1 s a step) and 1 GB of memory. Expect a held-out cross-entropy
+of 3.02 nats a token, 1.27 bits a byte; an interpolated 5-gram has 3.91 and 1.65, xz -9 has 1.68 bits a byte.
 """
 
 from ml_collections import ConfigDict

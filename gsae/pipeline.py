@@ -149,8 +149,6 @@ def train(job: Job) -> None:
     identity = artifacts.fingerprint(recipe.identity(config, job.activations.fingerprint))
     if all(_is_trained(job, point, identity) for point in job.points):
         return
-    for group in job.groups:
-        print(group.describe())
     sites = [str(site) for site in job.sites]
     batches = Batches(job.activations, sites, settings.batch_size, config.seed, sharding=batch_sharding(job.mesh))
     with (
@@ -220,9 +218,10 @@ def evaluate(job: Job) -> None:
     members, digests = {}, {}
     for point in job.points:
         path = job.autoencoder_path(point)
-        if artifacts.read_manifest(path) is None:
+        manifest = artifacts.read_manifest(path)
+        if manifest is None:
             raise RunError(f"{path}: has not been made yet; run --stage=train first")
-        digests[point.name] = {**made_from, "weights": artifacts.read_manifest(path)["files"]}
+        digests[point.name] = {**made_from, "weights": manifest["files"]}
         if not _is_evaluated(job, point, digests[point.name]):
             members[point.name] = (point, load(path), read_metadata(path)["status"])
 

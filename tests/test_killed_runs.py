@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 MOMENTS = {
     "tokenise": ("tokens/*partial*", 1),
     "harvest": ("activations/**/*.json", 2),
-    "train": ("checkpoints/[0-9]*", 1),
+    "train": ("checkpoints/step-*/manifest.json", 1),
     "during a save": ("checkpoints/*partial*", 1),
     "evaluate": ("autoencoders/*/manifest.json", 4),
     "report": ("evaluation/*/manifest.json", 4),
@@ -99,7 +99,7 @@ def test_killed_anywhere_it_ends_the_same(moment, texts, uninterrupted, tmp_path
 
 def test_a_terminated_run_says_so_and_goes_on(texts, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
-    assert kill_when(texts, workdir, "checkpoints/[0-9]*", 1, signal.SIGTERM) == 75
+    assert kill_when(texts, workdir, "checkpoints/step-*/manifest.json", 1, signal.SIGTERM) == 75
     assert "the same command continues" in log_of(workdir)
     run_to_the_end(texts, workdir)
     assert_same_results(workdir, uninterrupted)
@@ -107,10 +107,8 @@ def test_a_terminated_run_says_so_and_goes_on(texts, uninterrupted, tmp_path):
 
 def test_a_damaged_newest_checkpoint_is_passed_over(texts, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
-    kill_when(texts, workdir, "checkpoints/12*", 1)
-    newest = max(
-        (path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
-    )
+    kill_when(texts, workdir, "checkpoints/step-*12/manifest.json", 1)
+    newest = max((workdir / "checkpoints").glob("step-*[0-9]"))
     largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     damaged = bytearray(largest.read_bytes())
     damaged[len(damaged) // 2] ^= 0x10

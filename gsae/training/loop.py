@@ -160,15 +160,17 @@ def _padded(group: Group, state: GroupState, target: GroupState) -> GroupState:
 def _compile(
     groups: Sequence[Group], states: States, batch: Batch, settings: Mapping[str, StepSettings], mesh: Mesh
 ) -> tuple[dict[str, tuple[str, Any]], float]:
-    """Each group's site and compiled step by name, and the FLOPs of one update of all."""
-    programs, flops = {}, 0.0
+    """Each group's site and compiled step by name, and the FLOPs of one update of all; says what is trained."""
+    programs, total = {}, 0.0
     for group in groups:
         step: Any = make_step(group, settings[group.site], mesh)
         with jax.set_mesh(mesh):
             traced = step.trace(states[group.name], batch[group.site]["x"], _on_mesh(0, mesh))
             programs[group.name] = (group.site, traced.lower().compile())
-        flops += count_flops(traced.jaxpr)
-    return programs, flops
+        flops = count_flops(traced.jaxpr)
+        _say(f"{group.describe()}; {flops / group.size / 1e9:.3g} GFLOP a step each")
+        total += flops
+    return programs, total
 
 
 def _update(
