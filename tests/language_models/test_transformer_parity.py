@@ -12,9 +12,9 @@ pytestmark = pytest.mark.parity
 
 BASE = {
     "vocab_size": 97,
-    "hidden_size": 48,
+    "hidden_size": 40,
     "num_hidden_layers": 3,
-    "num_attention_heads": 3,
+    "num_attention_heads": 5,  # not 3: q, k, v and heads could change places unseen
     "intermediate_size": 80,
     "max_position_embeddings": 32,
     "rotary_pct": 0.25,
