@@ -38,14 +38,14 @@ def get_config() -> ConfigDict:
     config.text.store = ""  # directory of the token store; "": <workdir>/tokens. Runs that name the same one share it
 
     config.activations = ConfigDict()
-    config.activations.rows = 2_359_296  # rows harvested at most; 0: all that the training text gives
+    config.activations.rows = 1_310_720  # rows harvested at most; 0: all that the training text gives
     config.activations.superblock_rows = 131_072  # rows that are shuffled together; a multiple of the batch size
     config.activations.dtype = "bfloat16"  # on disk: "bfloat16" | "float32"
     config.activations.sequences_at_once = 64  # sequences in one forward pass
     config.activations.store = ""  # directory of the store; "": <workdir>/activations. Runs may share it
 
     config.sae = ConfigDict()
-    config.sae.width = 1024  # features of a point whose width_factor is 1
+    config.sae.width = 512  # features of a point whose width_factor is 1
     config.sae.normalisation = "mean_squared_norm"  # inputs scaled to unit mean squared norm; | "none"
     config.sae.decoder_bias = "zeros"  # initial b_dec: "zeros" | "mean" of the activations
     config.sae.compute_dtype = "auto"  # of the large products: "float32" | "bfloat16"; "auto": float32 on CPU only
@@ -54,10 +54,10 @@ def get_config() -> ConfigDict:
     config.sweep = ConfigDict()
     config.sweep.gated = ConfigDict()
     config.sweep.gated.architecture = "gated"  # one of those in gsae/autoencoders/registry.py
-    config.sweep.gated.sites = ("mlp_out.1",)  # name.layer: resid_pre, resid_mid, resid_post, attn_z, attn_out, ...
+    config.sweep.gated.sites = ("attn_z.1",)  # name.layer: resid_pre, resid_mid, resid_post, attn_z, attn_out, ...
     config.sweep.gated.width_factor = 1.0  # features = width_factor * config.sae.width
-    config.sweep.gated.sparsity_coefficients = (0.08, 0.15, 0.3, 0.6)  # weight of the L1 penalty, sum-of-squares loss
-    config.sweep.gated.learning_rates = (1e-3,)  # peak of the schedule, Adam
+    config.sweep.gated.sparsity_coefficients = (0.08, 0.25, 0.55, 1.25)  # weight of the L1 penalty, sum-of-squares loss
+    config.sweep.gated.learning_rates = (4e-3,)  # peak of the schedule, Adam
     config.sweep.gated.seeds = (0,)  # of the initialisation
     config.sweep.gated.options = ConfigDict()
     config.sweep.gated.options.tied = True  # the magnitude encoder is the gate's times exp(r_mag)
@@ -69,10 +69,10 @@ def get_config() -> ConfigDict:
 
     config.sweep.standard = ConfigDict()
     config.sweep.standard.architecture = "standard"
-    config.sweep.standard.sites = ("mlp_out.1",)
+    config.sweep.standard.sites = ("attn_z.1",)
     config.sweep.standard.width_factor = 1.5  # the paper's compute matching: 5 products of 1.5x against 7
-    config.sweep.standard.sparsity_coefficients = (0.04, 0.08, 0.16, 0.32)
-    config.sweep.standard.learning_rates = (1e-3,)
+    config.sweep.standard.sparsity_coefficients = (0.06, 0.15, 0.35, 0.65)
+    config.sweep.standard.learning_rates = (8e-3,)
     config.sweep.standard.seeds = (0,)
     config.sweep.standard.options = ConfigDict()
     config.sweep.standard.options.ri_l1 = False
@@ -80,22 +80,27 @@ def get_config() -> ConfigDict:
     config.sweep.standard.options.decoder_transpose_init = True
 
     config.training = ConfigDict()
-    config.training.steps = 2304  # updates of every point
-    config.training.batch_size = 1024  # rows a step
+    config.training.steps = 6400  # updates of every point
+    config.training.batch_size = 512  # rows a step
     config.training.beta2 = 0.999  # Adam's second moment; beta1 is 0, as in the paper
     config.training.epsilon = 1e-8  # Adam's
-    config.training.warmup = "200 steps"  # of the learning rate
+    config.training.warmup = "400 steps"  # of the learning rate
     config.training.warmup_shape = "linear"  # | "cosine" (from 0.1 of the learning rate)
     config.training.decay = "cosine"  # | "linear" | "constant"
-    config.training.decay_start = "200 steps"  # where it begins to fall
+    config.training.decay_start = "400 steps"  # where it begins to fall
     config.training.decay_to = 0.0  # share of the learning rate at the end
-    config.training.sparsity_warmup = "500 steps"  # the sparsity coefficient rises linearly from 0
-    config.training.dead_window = "500_000 tokens"  # a feature silent for so long is dead
+    config.training.sparsity_warmup = "1000 steps"  # the sparsity coefficient rises linearly from 0
+    config.training.dead_window = "100_000 tokens"  # a feature silent for so long is dead
     config.training.resampling = ConfigDict()
-    config.training.resampling.at = ()  # when dead features are revived, durations; none in the last quarter of the run
+    config.training.resampling.at = (
+        "30%",
+        "50%",
+        "65%",
+        "75%",
+    )  # when dead features are revived, durations; none in the last quarter of the run
     config.training.resampling.inputs = 16_384  # rows scored for candidates
-    config.training.resampling.rewarmup = "200 steps"  # the learning rate falls to 0.1x and returns along a cosine
-    config.training.checkpoint_every = 500  # steps; 0: only at the end
+    config.training.resampling.rewarmup = "400 steps"  # the learning rate falls to 0.1x and returns along a cosine
+    config.training.checkpoint_every = 1000  # steps; 0: only at the end
     config.training.keep_checkpoints = 2  # the newest so many stay
 
     config.evaluation = ConfigDict()
@@ -104,7 +109,7 @@ def get_config() -> ConfigDict:
     config.evaluation.zero_ablation = "masked"  # what the zero arm sets to zero: the rows that count, | "all_positions"
     config.evaluation.bootstrap_samples = 1000  # resamplings of documents behind each standard error
     config.evaluation.baseline = "standard"  # the architecture that the others' L0 is compared with
-    config.evaluation.every = 1000  # steps between the quick evaluations that redraw frontier.png; 0: none
+    config.evaluation.every = 2500  # steps between the quick evaluations that redraw frontier.png; 0: none
     config.evaluation.quick_tokens = 8_192  # held-out tokens of a quick evaluation
 
     config.logging = ConfigDict()
