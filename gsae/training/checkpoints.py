@@ -48,7 +48,8 @@ class Checkpoints:
     def __init__(self, directory: Path, *, every: int, keep: int = 2, keep_every: int = 0, settings: str = ""):
         import orbax.checkpoint as ocp  # heavy: only a run that trains pays for it
 
-        self.directory, self.every, self.keep, self.keep_every = Path(directory), every, keep, keep_every
+        # Orbax takes absolute paths only.
+        self.directory, self.every, self.keep, self.keep_every = Path(directory).absolute(), every, keep, keep_every
         self.settings = settings
         with artifacts.explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,16 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
     assert restore(tmp_path / "new", states_on(axes.make_mesh())) == (None, [])
 
 
+def test_the_directory_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = states_on(axes.make_mesh(1, 2, 2))
+    with Checkpoints(Path("runs/checkpoints"), every=10, settings="ours") as checkpoints:
+        checkpoints.save(10, state)
+        checkpoints.wait()
+    step, restored, _ = restore(Path("runs/checkpoints"), state)
+    assert step == 10 and same(restored, state)
+
+
 def newest(directory):
     return max(directory.glob("step-*"))
 
