@@ -104,7 +104,7 @@ def test_the_directory_may_be_relative(tmp_path, monkeypatch):
     with Checkpoints(Path("runs/checkpoints"), every=10, settings="ours") as checkpoints:
         checkpoints.save(10, state)
         checkpoints.wait()
-    step, restored, _ = restore(Path("runs/checkpoints"), state)
+    (step, restored, _), _ = restore(Path("runs/checkpoints"), state)
     assert step == 10 and same(restored, state)
 
 
