@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
     config.sweep.gated.architecture = "gated"  # one of those in gsae/autoencoders/registry.py
     config.sweep.gated.sites = ("attn_z.1",)  # name.layer: resid_pre, resid_mid, resid_post, attn_z, attn_out, ...
     config.sweep.gated.width_factor = 1.0  # features = width_factor * config.sae.width
-    config.sweep.gated.sparsity_coefficients = (0.08, 0.25, 0.55, 1.25)  # weight of the L1 penalty, sum-of-squares loss
+    config.sweep.gated.sparsity_coefficients = (0.08, 0.25, 0.55, 1.5)  # weight of the L1 penalty, sum-of-squares loss
     config.sweep.gated.learning_rates = (4e-3,)  # peak of the schedule, Adam
     config.sweep.gated.seeds = (0,)  # of the initialisation
     config.sweep.gated.options = ConfigDict()
