@@ -109,12 +109,8 @@ def get_config() -> ConfigDict:
     config.training.sparsity_warmup = "1000 steps"  # the sparsity coefficient rises linearly from 0
     config.training.dead_window = "100_000 tokens"  # a feature silent for so long is dead
     config.training.resampling = ConfigDict()
-    config.training.resampling.at = (
-        "30%",
-        "50%",
-        "65%",
-        "75%",
-    )  # when dead features are revived, durations; none in the last quarter of the run
+    # when dead features are revived; none in the last quarter of the run
+    config.training.resampling.at = ("30%", "50%", "65%", "75%")  # durations; () for never
     config.training.resampling.inputs = 16_384  # rows scored for candidates
     config.training.resampling.rewarmup = "400 steps"  # the learning rate falls to 0.1x and returns along a cosine
     config.training.checkpoint_every = 1000  # steps; 0: only at the end
