@@ -1,7 +1,7 @@
 """How much of the machine a training step uses: its matrix-product FLOPs, and the published peaks of known chips."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,7 +59,7 @@ def _equation(equation: Any, wanted: list[bool]) -> tuple[float, list[bool]]:
         left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
         return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted), everything
     if name == "scan":
-        return _scan(programs[0], wanted, params)
+        return _scan(equation, programs[0], wanted)
     if name == "cond":
         return max(_needed(branch, wanted)[0] for branch in programs), everything
     if len(programs) == 1 and len(programs[0].invars) == len(everything) and len(programs[0].outvars) == len(wanted):
@@ -67,15 +67,22 @@ def _equation(equation: Any, wanted: list[bool]) -> tuple[float, list[bool]]:
     return sum(_needed(program, [True] * len(program.outvars))[0] for program in programs), everything
 
 
-def _scan(body: Any, wanted: list[bool], params: Mapping[str, Any]) -> tuple[float, list[bool]]:
+def _scan(equation: Any, body: Any, wanted: list[bool]) -> tuple[float, list[bool]]:
     """A loop: what a trip carries is wanted if any later trip needs it."""
-    constants, carried = params["num_consts"], params["num_carry"]
+    # Told by their ranks, because the names of the parameters differ between versions of jax: what is carried has the
+    # shape that the body gives it, what is stacked or taken apart has one axis more outside than inside.
+    carried = _same_rank(equation.outvars, body.outvars)
+    constants = _same_rank(equation.invars, body.invars) - carried
     while True:
         flops, inputs = _needed(body, wanted)
         carry = [a or b for a, b in zip(wanted[:carried], inputs[constants : constants + carried], strict=True)]
         if carry == wanted[:carried]:
-            return params["length"] * flops, inputs
+            return equation.params["length"] * flops, inputs
         wanted = carry + wanted[carried:]
+
+
+def _same_rank(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True))
 
 
 def _programs(value: Any) -> list[Any]:
