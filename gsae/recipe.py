@@ -158,13 +158,9 @@ def input_scale(config: Config, mean_squared_norm: float) -> float:
 
 def identity(config: Config, store_fingerprint: str) -> dict[str, Any]:
     """What decides the weights of a run, beside its points: what a checkpoint must have been made with."""
-    plain = schema.plain(config)
-    for operational in ("checkpoint_every", "keep_checkpoints"):
-        plain["training"].pop(operational)
-    return {
-        "activations": store_fingerprint,
-        **{key: plain[key] for key in ("seed", "sae", "sweep", "training")},
-    }
+    decisive = tuple(f"config.{group}" for group in ("seed", "sae", "sweep", "training"))
+    settings = {name: value for name, value in schema.lasting(config).items() if name.startswith(decisive)}
+    return {"activations": store_fingerprint, **settings}
 
 
 def describe(config: Config, point: Point) -> dict[str, Any]:

@@ -99,10 +99,9 @@ def refuse_changes(old: Mapping[str, Any], config: Any) -> None:
     Raises:
         SettingError: naming the first setting that differs, and both values.
     """
-    operational = _operational(type(config), "config")
-    before, now = _flat(old, "config"), _flat(plain(config), "config")
+    before, now = _lasting(old, type(config)), lasting(config)
     for name in sorted(before.keys() | now.keys()):
-        if name in operational or before.get(name) == now.get(name):
+        if before.get(name) == now.get(name):
             continue
         was = repr(before[name]) if name in before else "without it"
         raise SettingError(
@@ -110,6 +109,16 @@ def refuse_changes(old: Mapping[str, Any], config: Any) -> None:
             now.get(name, "(absent)"),
             f"this workdir was made with {was}; restore it, or choose another --workdir",
         )
+
+
+def lasting(config: Any) -> dict[str, Any]:
+    """The settings that are not operational, by full name (`config.sae.width`), as plain values."""
+    return _lasting(plain(config), type(config))
+
+
+def _lasting(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
+    operational = _operational(schema, "config")
+    return {name: value for name, value in _flat(values, "config").items() if name not in operational}
 
 
 def _flat(values: Mapping[str, Any], name: str) -> dict[str, Any]:
