@@ -6,7 +6,9 @@
 Every number is wall time on all cores, float32, on the CPU. Contenders take turns within a round, so that a busy
 machine slows all of them; times are the best of all rounds. The matmul rate is the best over the products of the step
 (seven of them, five shapes) in the same rounds. The peers (`pip install -e ".[parity]"`, then `pip uninstall
-torchvision`) train the same gated autoencoder from the same parameters on the same inputs with their own trainers.
+torchvision`) train the same gated autoencoder from the same parameters on the same inputs with their own trainers, each
+in its own process with the settings that its users get. `--same_allocator` gives them our settings of the C library's
+allocator (`gsae.training.allocator`), which are worth 20 to 25 % of their time.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ SHAPES = flags.DEFINE_list("shapes", ["2048x512x4096", "2048x768x16384"], "B x D
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Turns of every contender.")
 SWEEP = flags.DEFINE_integer("sweep", 8, "Members of the sweep; 0 leaves that part out.")
 PEERS = flags.DEFINE_bool("peers", True, "Whether to run SAELens and dictionary_learning where they are installed.")
+SAME_ALLOCATOR = flags.DEFINE_bool("same_allocator", False, "Whether the peers get our settings of the allocator.")
 
 SPARSITY, LEARNING_RATE, EQUAL_STEPS, INPUTS = 0.1, 1e-3, 10, 4
 MATMULS = {  # contracted axes of the five shapes that the seven products have, and how often each occurs
@@ -119,7 +122,7 @@ def race(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float
 def compare_losses(ours: Trainer, others: dict[str, peers.Peer], inputs: list[np.ndarray]) -> None:
     """Ten steps of all from the same parameters: the losses that are defined alike must be equal."""
     for t in range(EQUAL_STEPS):
-        losses = {name: peer.step(inputs[t % INPUTS]) for name, peer in others.items()}
+        losses = {name: peer.step(t % INPUTS) for name, peer in others.items()}
         own = float(ours.step(inputs[t % INPUTS])[0])
     for name, loss in losses.items():
         difference = abs(loss - own) / own
@@ -136,14 +139,20 @@ def measure(batch_size: int, width: int, features: int) -> None:
     inputs = [(random.normal(size=(batch_size, width)) / width**0.5).astype(np.float32) for _ in range(INPUTS)]
     ours = Trainer(batch_size, width, features, 1)
     print("  " + ours.memory())
-    others = peers.installed(ours.state.autoencoder, SPARSITY, LEARNING_RATE) if PEERS.value else {}
+    settings = (SPARSITY, LEARNING_RATE)
+    others = {
+        name: peers.Peer(name, ours.state.autoencoder, inputs, settings, SAME_ALLOCATOR.value)
+        for name in (peers.installed() if PEERS.value else ())
+    }
     if others:
         compare_losses(ours, others, inputs)
 
     calls = matmul_calls({"B": batch_size, "D": width, "F": features})
     calls["gsae"] = lambda: ours.step(inputs[ours.steps % INPUTS])
-    calls |= {name: functools.partial(peer.step, inputs[0]) for name, peer in others.items()}
+    calls |= {name: functools.partial(peer.step, 0) for name, peer in others.items()}
     times = race(calls, ROUNDS.value)
+    for peer in others.values():
+        peer.stop()
     flops = 2 * batch_size * width * features
     rate = max(flops / times[name] for name in MATMULS)
     for name in MATMULS:
@@ -176,7 +185,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     keep_freed_memory()  # as gsae.main does
-    print(f"python {sys.version.split()[0]}, jax {jax.__version__}")
+    print(f"python {sys.version.split()[0]}, jax {jax.__version__}; peers: {', '.join(peers.installed()) or 'none'}")
     shapes = [tuple(int(size) for size in shape.split("x")) for shape in SHAPES.value]
     for i, shape in enumerate(shapes):
         measure(*shape)

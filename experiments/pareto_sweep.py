@@ -119,6 +119,7 @@ def get_config() -> ConfigDict:
 
     config.evaluation = ConfigDict()
     config.evaluation.tokens = 102_400  # held-out tokens at most; 0: all of them
+    config.evaluation.skip_tokens = 0  # so many are passed over first: tune on some, report the others
     config.evaluation.sequences_at_once = 8  # 8 keeps the passes in a CPU cache; an accelerator wants more
     config.evaluation.zero_ablation = "masked"  # what the zero arm sets to zero: the rows that count, | "all_positions"
     config.evaluation.bootstrap_samples = 1000  # resamplings of documents behind each standard error

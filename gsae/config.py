@@ -133,6 +133,7 @@ class EvaluationSettings:
     """How the points are judged. Changing these makes the evaluation again and leaves the training alone."""
 
     tokens: int = not_negative(operational=True)
+    skip_tokens: int = not_negative(operational=True)
     sequences_at_once: int = positive(operational=True)
     zero_ablation: str = one_of("masked", "all_positions", operational=True)
     bootstrap_samples: int = positive(operational=True)

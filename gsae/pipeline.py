@@ -25,6 +25,8 @@ from gsae.training.allocator import keep_freed_memory
 from gsae.training.groups import Point
 from gsae.training.step import GroupState, batch_sharding
 
+JUDGED_BY = ("tokens", "skip_tokens", "zero_ablation", "bootstrap_samples")  # of config.evaluation, beside the text
+
 
 def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "", started: float | None = None) -> None:
     """Runs one stage, or all of them in order.
@@ -65,16 +67,24 @@ def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "",
 
 def tokenise(job: Job) -> None:
     """Text into two token stores, training and held out, that share no document and no near-duplicate."""
-    from gsae.text.sources import read_documents
-    from gsae.text.splits import split_documents
-    from gsae.text.tokens import write_token_store
+    from gsae.evaluation.batches import choose_sequences
 
     text, model = job.config.text, job.language_model
     made_from = {"text": _without(schema.plain(text), "store"), "language_model": model.fingerprint}
     paths = {part: job.tokens_path / part for part in ("train", "held_out")}
     finished = [_made_from(path, made_from, "config.text.store") for path in paths.values()]  # refuses any that differs
-    if all(finished):
-        return
+    if not all(finished):
+        _write_token_stores(job, paths, made_from)
+    evaluation = job.config.evaluation  # that something is left to judge by is known now, not after the training
+    choose_sequences(job.tokens("held_out"), evaluation.tokens, job.config.seed, evaluation.skip_tokens)
+
+
+def _write_token_stores(job: Job, paths: Mapping[str, Path], made_from: Mapping[str, Any]) -> None:
+    from gsae.text.sources import read_documents
+    from gsae.text.splits import split_documents
+    from gsae.text.tokens import write_token_store
+
+    text, model = job.config.text, job.language_model
     documents = read_documents(
         text.source,
         paths=text.paths,
@@ -213,7 +223,7 @@ def evaluate(job: Job) -> None:
     settings = job.config.evaluation
     made_from = {
         "tokens": job.tokens("held_out").fingerprint,
-        "settings": {name: getattr(settings, name) for name in ("tokens", "zero_ablation", "bootstrap_samples")},
+        "settings": {name: getattr(settings, name) for name in JUDGED_BY},
     }
     members, digests = {}, {}
     for point in job.points:
@@ -265,6 +275,7 @@ def _evaluated(
         [Member(name, point.site, autoencoder) for name, (point, autoencoder, _) in members.items()],
         tokens=tokens,
         batch_size=settings.sequences_at_once,
+        skip_tokens=settings.skip_tokens,
         zero_convention=settings.zero_ablation,
         bootstrap_samples=bootstrap_samples,
         seed=job.config.seed,

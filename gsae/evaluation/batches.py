@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gsae.errors import SettingError
 from gsae.text.tokens import TokenStore
 
 
@@ -25,18 +26,31 @@ class Batch(NamedTuple):
     documents_BT: np.ndarray
 
 
-def choose_sequences(token_store: TokenStore, tokens: int, seed: int) -> np.ndarray:
-    """Sequences in random order until `tokens` of their tokens count (0: all): int64 [n]. Fewer are a part of more."""
+def choose_sequences(token_store: TokenStore, tokens: int, seed: int, skip_tokens: int = 0) -> np.ndarray:
+    """Sequences in random order until `tokens` of their tokens count (0: all): int64 [n]. Fewer are a part of more.
+
+    The first sequences, those with `skip_tokens` tokens that count, are passed over: what a run with that many tokens
+    is judged on, and a run that skips as many, have no sequence in common.
+
+    Raises:
+        SettingError: when that leaves no sequence.
+    """
     order = np.random.default_rng(seed).permutation(token_store.num_sequences)
-    if tokens <= 0:
-        return order
-    counted, at_once = 0, 256
+    order = order[_how_many(token_store, order, skip_tokens) if skip_tokens else 0 :]
+    if not len(order):
+        raise SettingError("config.evaluation.skip_tokens", skip_tokens, "passes over all of the held-out text")
+    return order[: _how_many(token_store, order, tokens)] if tokens else order
+
+
+def _how_many(token_store: TokenStore, order: np.ndarray, tokens: int, at_once: int = 256) -> int:
+    """How many of the sequences it takes, from the first, until so many of their tokens count; all if that is few."""
+    counted = 0
     for start in range(0, len(order), at_once):
         counts = counted + np.cumsum(token_store.mask(order[start : start + at_once]).sum(1))
         if counts[-1] >= tokens:
-            return order[: start + int(np.searchsorted(counts, tokens)) + 1]
+            return start + int(np.searchsorted(counts, tokens)) + 1
         counted = counts[-1]
-    return order
+    return len(order)
 
 
 def batches(token_store: TokenStore, sequences: np.ndarray, batch_size: int) -> Iterator[Batch]:

@@ -56,6 +56,7 @@ def evaluate(
     *,
     tokens: int,
     batch_size: int,
+    skip_tokens: int = 0,
     zero_convention: str = "masked",
     bootstrap_samples: int = 200,
     seed: int = 0,
@@ -77,6 +78,7 @@ def evaluate(
         tokens: how many tokens that count to use, rounded up to whole sequences; 0, or more than there are, for all.
             The sequences are drawn at random, and fewer tokens are always a part of more.
         batch_size: sequences at once. Results do not depend on it.
+        skip_tokens: so many tokens that count are passed over first: for choices that must not see what they lead to.
         zero_convention: "masked": zeros where the reconstructions would be. "all_positions": zeros at every position,
             as SAELens does, for comparison.
         bootstrap_samples: fewer than 2 for no standard error.
@@ -89,6 +91,7 @@ def evaluate(
         The evaluations of the members that were not skipped, in their order.
 
     Raises:
+        SettingError: when `skip_tokens` leaves nothing.
         ValueError: for an unknown convention, a site that the model does not have, an autoencoder of another width, or
             members of the same name.
     """
@@ -96,7 +99,7 @@ def evaluate(
         raise ValueError(f"zero_convention = {zero_convention!r}: must be one of {', '.join(ZERO_CONVENTIONS)}")
     pending = [member for member in members if member.name not in skip]
     _check(language_model, pending)
-    sequences = choose_sequences(token_store, tokens, seed)
+    sequences = choose_sequences(token_store, tokens, seed, skip_tokens)
     graph, state = nnx.split(language_model.model)
     results: dict[str, Evaluation] = {}
     work = list(_runs_of_members(pending))

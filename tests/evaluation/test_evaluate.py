@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from gsae.autoencoders.registry import architecture
+from gsae.errors import SettingError
 from gsae.evaluation.batches import batches, choose_sequences
 from gsae.evaluation.evaluate import Member, evaluate
 from gsae.language_models.sites import Site
@@ -175,6 +176,13 @@ def test_fewer_tokens_are_a_part_of_more():
         np.testing.assert_array_equal(few, more[: len(few)])
     assert held.mask(chosen[1]).sum() >= 20 > held.mask(chosen[1][:-1]).sum()
     assert sorted(chosen[3]) == list(range(11)) != list(chosen[3])
+
+
+def test_what_is_skipped_is_what_another_run_is_judged_on():
+    judged, others = choose_sequences(Held(), 20, seed=3), choose_sequences(Held(), 0, seed=3, skip_tokens=20)
+    np.testing.assert_array_equal(np.concatenate([judged, others]), choose_sequences(Held(), 0, seed=3))
+    with pytest.raises(SettingError, match="skip_tokens = 1000000"):
+        choose_sequences(Held(), 20, seed=3, skip_tokens=10**6)
 
 
 def test_the_last_batch_is_filled_with_rows_that_count_nowhere():
