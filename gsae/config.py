@@ -10,7 +10,6 @@ from typing import Any
 
 from gsae.errors import SettingError
 from gsae.schema import (
-    DURATION,
     anything,
     axis,
     duration,
@@ -22,6 +21,7 @@ from gsae.schema import (
     section,
     setting,
     share,
+    some_durations,
     some_positive,
     text,
 )
@@ -101,9 +101,7 @@ class SweepEntry:
 class ResamplingSettings:
     """When dead features are revived, and how."""
 
-    at: tuple[str, ...] = setting(
-        'must be a tuple of durations such as ("25%", "50%")', lambda values: all(DURATION.fullmatch(v) for v in values)
-    )
+    at: tuple[str, ...] = some_durations()
     inputs: int = positive()
     rewarmup: str = duration()
 

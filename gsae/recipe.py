@@ -10,12 +10,13 @@ from gsae import mesh as axes
 from gsae import schema
 from gsae.autoencoders.registry import make_options
 from gsae.config import Config, SweepEntry
+from gsae.durations import duration_in_steps
 from gsae.errors import SettingError
 from gsae.language_models.sites import Site
 from gsae.training.groups import Point
 from gsae.training.loop import Resampling
 from gsae.training.resampling import event_steps
-from gsae.training.schedules import Schedules, duration_in_steps
+from gsae.training.schedules import Schedules
 from gsae.training.step import StepSettings
 
 

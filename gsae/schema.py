@@ -5,14 +5,13 @@ and bounds live in it, values and comments in the config file.
 """
 
 import dataclasses
-import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gsae.durations import ALLOWED as DURATIONS
+from gsae.durations import DURATION
 from gsae.errors import SettingError
-
-DURATION = re.compile(r"\s*[\d_.]+([eE]\d+)?\s*(steps?|tokens?|%)\s*")
 
 
 def setting(allowed: str, check: Callable[[Any], bool], *, operational: bool = False) -> Any:
@@ -67,7 +66,14 @@ def some_positive() -> Any:
 
 def duration() -> Any:
     """Steps, tokens or a share of the run, as a string."""
-    return setting('must be a duration: "200 steps", "1_000_000 tokens" or "5%"', lambda v: bool(DURATION.fullmatch(v)))
+    return setting(f"must be {DURATIONS}", lambda value: bool(DURATION.fullmatch(value)))
+
+
+def some_durations() -> Any:
+    """A tuple of durations; it may be empty."""
+    return setting(
+        f"must be a tuple of durations, each {DURATIONS}", lambda values: all(DURATION.fullmatch(v) for v in values)
+    )
 
 
 def axis() -> Any:

@@ -7,11 +7,9 @@ killed process leaves behind does not count.
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae import __version__, artifacts
 from gsae.errors import RunError, SettingError
-from gsae.training.digests import HostShards, digest, flushed_files, host_copies, verify, verify_files
+from gsae.training.digests import HostShards, digest, digests_of_all, flushed_files, host_copies, verify_files
+from gsae.training.saved_arrays import named_arrays, read_arrays
 
 PREFIX = "step-"
 DAMAGED = "damaged-"
 STATE = "state"
-PEERS_TIMEOUT = 600.0  # seconds that process 0 waits for the digests of the others
 
 
 class Checkpoints:
@@ -91,7 +88,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        arrays = _named_arrays(states)
+        arrays = named_arrays(states)
         aside = self._path(step, artifacts.PARTIAL + "save")
         with self._explained(step):
             if jax.process_index() == 0:
@@ -187,7 +184,7 @@ class Checkpoints:
                 self._orbax.wait_until_finished()
                 if jax.process_index() != 0:
                     return
-                for part in _digests_of_all(aside):
+                for part in digests_of_all(aside):
                     for name, shards in part.items():
                         manifest["arrays"][name].setdefault("shards", {}).update(shards)
                 manifest["files"] = flushed_files(aside)
@@ -210,9 +207,9 @@ class Checkpoints:
 
     def _restore(self, step: int, targets: Any) -> tuple[Any, dict[str, Any]]:
         """States and `about` of one checkpoint; raises in all processes what one of them finds wrong."""
-        wanted = _named_arrays(targets)
+        wanted = named_arrays(targets)
         manifest = _together(lambda: self._verified_manifest(self._path(step)))
-        arrays = _together(lambda: _read_arrays(self._path(step) / STATE, wanted, manifest["arrays"]))
+        arrays = _together(lambda: read_arrays(self._path(step) / STATE, wanted, manifest["arrays"]))
         return jax.tree.unflatten(jax.tree.structure(targets), [arrays[name] for name in wanted]), manifest["about"]
 
     def _verified_manifest(self, path: Path) -> dict[str, Any]:
@@ -226,47 +223,6 @@ class Checkpoints:
             allowed = f"{path} was made with other settings; use another --workdir"
             raise SettingError("config", self.settings[:12], allowed)
         return manifest
-
-
-def _read_arrays(path: Path, targets: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The arrays onto the targets' shardings, each compared with its digests."""
-    import orbax.checkpoint as ocp
-
-    wanted = {name: _as_saved(name, leaf, saved) for name, leaf in targets.items()}
-    how = ocp.checkpoint_utils.construct_restore_args(wanted)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        arrays = reader.restore(path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=how))
-    for name, array in arrays.items():
-        verify(name, array, saved[name])
-    return arrays
-
-
-def _named_arrays(tree: Any) -> dict[str, Any]:
-    """Leaves by their path, in the tree's order."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="|"): leaf for path, leaf in leaves}
-
-
-def _digests_of_all(aside: Path) -> list[dict[str, dict[str, str]]]:
-    """The digests that every process wrote, waiting for those of the others."""
-    files = [aside / f"digests-{process}.json" for process in range(jax.process_count())]
-    deadline = time.monotonic() + PEERS_TIMEOUT
-    while not all(file.exists() for file in files):
-        if time.monotonic() > deadline:
-            raise RunError(f"{aside}: the digests of another process did not appear within {PEERS_TIMEOUT:.0f} s")
-        time.sleep(0.05)
-    return [json.loads(file.read_text()) for file in files]
-
-
-def _as_saved(name: str, leaf: Any, saved: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    """The target of one array, with the leading length that was saved."""
-    entry = saved.get(name)
-    shape, sharding = tuple(leaf.shape), leaf.sharding
-    if entry is None or entry["dtype"] != str(leaf.dtype) or tuple(entry["shape"][1:]) != shape[1:]:
-        raise RunError(f"it holds {entry and entry['dtype'] + str(entry['shape'])} for {name}, not {leaf.dtype}{shape}")
-    if tuple(entry["shape"]) != shape:
-        sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec[1:]))
-    return jax.ShapeDtypeStruct(tuple(entry["shape"]), leaf.dtype, sharding=sharding)
 
 
 def _together(work: Callable[[], Any]) -> Any:

@@ -1,6 +1,8 @@
 """Digests of a checkpoint's array shards and files: taken at a save, compared at a restore onto any mesh."""
 
 import hashlib
+import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from jax.experimental import multihost_utils
 from gsae import artifacts
 from gsae.errors import RunError
 
+PEERS_TIMEOUT = 600.0  # seconds that process 0 waits for the digests of the others
 Index = tuple[slice, ...]
 HostShards = dict[str, dict[str, np.ndarray]]  # array name -> where the shard lies -> its values
 
@@ -53,6 +56,17 @@ def verify(name: str, array: jax.Array, entry: Mapping[str, Any]) -> None:
     for key, part in parts.items():
         if digest(part) != entry["shards"][key]:
             raise RunError(f"the bytes of {name} are not those that were saved: SHA-256 differs")
+
+
+def digests_of_all(aside: Path) -> list[dict[str, dict[str, str]]]:
+    """The digests that every process wrote, waiting for those of the others."""
+    files = [aside / f"digests-{process}.json" for process in range(jax.process_count())]
+    deadline = time.monotonic() + PEERS_TIMEOUT
+    while not all(file.exists() for file in files):
+        if time.monotonic() > deadline:
+            raise RunError(f"{aside}: the digests of another process did not appear within {PEERS_TIMEOUT:.0f} s")
+        time.sleep(0.05)
+    return [json.loads(file.read_text()) for file in files]
 
 
 def flushed_files(path: Path) -> dict[str, dict[str, Any]]:

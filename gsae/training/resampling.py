@@ -19,11 +19,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gsae import mesh as axes
+from gsae.durations import duration_in_steps
 from gsae.errors import SettingError
 from gsae.training.groups import Group
 from gsae.training.members import over_members, place_members
 from gsae.training.optimizer import reset_second_moments
-from gsae.training.schedules import duration_in_steps
 from gsae.training.step import RESAMPLING, GroupState, Leaf, StepSettings, state_shardings
 
 ENCODER_SCALE = 0.2  # of the mean norm of the living encoder vectors (Bricken et al.)

@@ -1,55 +1,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from gsae.errors import SettingError
-from gsae.training.schedules import Schedules, duration_in_steps, return_factor
-
-
-@pytest.mark.parametrize(
-    ("duration", "steps"),
-    [
-        ("200 steps", 200),
-        ("1 step", 1),
-        ("0 steps", 0),
-        ("1_000_000 tokens", 977),  # of 1024: rounded up
-        ("1024 tokens", 1),
-        ("5%", 50),
-        ("12.5 %", 125),
-        ("0.05%", 1),
-        ("100%", 1000),
-        ("7%", 70),  # 1000 * 7 / 100 is 70.00000000000001 in floats elsewhere
-    ],
-)
-def test_durations(duration, steps):
-    assert duration_in_steps(duration, total_steps=1000, batch_size=1024, setting="config.x") == steps
-
-
-@pytest.mark.parametrize(
-    "duration", ["200", "steps", "-3 steps", "1.5 steps", "5 percent", "101%", 200, None, "1e3 steps", ""]
-)
-def test_wrong_durations_name_the_setting(duration):
-    with pytest.raises(SettingError) as error:
-        duration_in_steps(duration, total_steps=1000, batch_size=1024, setting="config.training.warmup")
-    assert error.value.setting == "config.training.warmup"
-    assert repr(duration) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_from_durations_counts_in_steps_and_checks():
-    schedules = Schedules.from_durations(
-        total_steps=1000,
-        batch_size=64,
-        warmup="cosine",
-        warmup_duration="640 tokens",
-        decay="linear",
-        decay_start="80%",
-    )
-    assert (schedules.warmup_steps, schedules.decay_start, schedules.sparsity_warmup_steps) == (10, 800, 0)
-    for wrong in ({"warmup": "slow"}, {"decay": "step"}, {"final_fraction": 1.5}, {"decay_start": "soon"}):
-        with pytest.raises(SettingError, match=f"config.training.{next(iter(wrong))}"):
-            Schedules.from_durations(total_steps=1000, batch_size=64, **wrong)
+from gsae.training.schedules import Schedules, return_factor
 
 
 def factors(schedules, steps):

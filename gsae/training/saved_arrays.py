@@ -1,0 +1,41 @@
+"""The arrays of a checkpoint by name, and back from the disk onto the shardings that are wanted now, verified."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gsae.errors import RunError
+from gsae.training.digests import verify
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """Leaves by their path, in the tree's order."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="|"): leaf for path, leaf in leaves}
+
+
+def read_arrays(path: Path, targets: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The arrays onto the targets' shardings, each compared with its digests."""
+    import orbax.checkpoint as ocp
+
+    wanted = {name: _as_saved(name, leaf, saved) for name, leaf in targets.items()}
+    how = ocp.checkpoint_utils.construct_restore_args(wanted)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        arrays = reader.restore(path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=how))
+    for name, array in arrays.items():
+        verify(name, array, saved[name])
+    return arrays
+
+
+def _as_saved(name: str, leaf: Any, saved: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """The target of one array, with the leading length that was saved."""
+    entry = saved.get(name)
+    shape, sharding = tuple(leaf.shape), leaf.sharding
+    if entry is None or entry["dtype"] != str(leaf.dtype) or tuple(entry["shape"][1:]) != shape[1:]:
+        raise RunError(f"it holds {entry and entry['dtype'] + str(entry['shape'])} for {name}, not {leaf.dtype}{shape}")
+    if tuple(entry["shape"]) != shape:
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec[1:]))
+    return jax.ShapeDtypeStruct(tuple(entry["shape"]), leaf.dtype, sharding=sharding)
