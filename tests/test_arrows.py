@@ -26,7 +26,7 @@ ARROWS = {
     "autoencoders": {"artifacts", "errors", "mesh"},
     "training": {"activations.batches", "artifacts", "autoencoders", "durations", "errors", "mesh"},
     "evaluation": {"autoencoders", "errors", "language_models", "text"},
-    "reports": {"artifacts", "errors", "evaluation.frontier"},
+    "reports": {"artifacts", "errors", "evaluation.frontier", "evaluation.quality"},
     "schema": {"durations", "errors"},
     "config": {"errors", "schema"},
     "recipe": {"autoencoders", "config", "durations", "errors", "language_models.sites", "mesh", "schema", "training"},

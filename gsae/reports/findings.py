@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gsae.evaluation.frontier import Comparison, compare, usable
+from gsae.evaluation.quality import Quality, quality_of
 from gsae.reports.rows import Row, by_place, denominator, distinct, has, number
 from gsae.reports.tables import percent, significant
 
@@ -19,55 +20,57 @@ def comparisons(rows: Sequence[Row], baseline: str, step: float) -> dict[str, li
     Args:
         rows: the results of a sweep.
         baseline: an architecture; where a site has no row of it, nothing is compared.
-        step: distance of the fixed values of loss recovered.
+        step: distance of the fixed values of the quality.
     """
     found: dict[str, list[Comparison]] = {}
-    for site, here in by_place(usable(rows)).items():
+    quality = quality_of(rows)
+    for site, here in by_place(usable(rows, quality)).items():
         names = distinct(here, "architecture")
         others = [name for name in names if name != baseline] if baseline in names else []
-        found[site] = [compare(here, baseline, other, step=step) for other in others]
+        found[site] = [compare(here, baseline, other, step=step, quality=quality) for other in others]
     return found
 
 
 def headline(rows: Sequence[Row], compared: Mapping[str, Sequence[Comparison]]) -> list[str]:
     """One sentence for each site and pair of architectures; what was reached where there is nothing to compare."""
+    quality = quality_of(rows)
     if not compared:
-        return ["No point of this sweep can be compared: none finished with a finite loss recovered and L0 above 0."]
+        return [f"No point of this sweep can be compared: none finished with a finite {quality.name} and L0 above 0."]
     sentences = []
     for site, pairs in compared.items():
-        here = by_place(usable(rows))[site]
-        sentences += [_ratio_sentence(site, pair) for pair in pairs] or [_reach_sentence(site, here)]
+        here = by_place(usable(rows, quality))[site]
+        sentences += [_ratio_sentence(site, pair) for pair in pairs] or [_reach_sentence(site, here, quality)]
     return sentences
 
 
 def _ratio_sentence(site: str, pair: Comparison) -> str:
     if not pair.levels:
         return (
-            f"At {site}, the frontiers of {pair.baseline} and {pair.other} autoencoders share no fixed value of loss "
-            "recovered, so their L0 cannot be compared without extrapolating."
+            f"At {site}, the frontiers of {pair.baseline} and {pair.other} autoencoders share no fixed value of "
+            f"{pair.quality.name}, so their L0 cannot be compared without extrapolating."
         )
     ratios = [level.ratio for level in pair.levels]
-    first, last = pair.levels[0].loss_recovered, pair.levels[-1].loss_recovered
+    first, last = pair.levels[0].value, pair.levels[-1].value
     where = (
-        f"at a loss recovered of {first:.2f}"
+        f"at {pair.quality.noun} of {first:.2f}"
         if len(ratios) == 1
         else f"median of {len(ratios)} fixed values from {first:.2f} to {last:.2f}; "
         f"lowest {min(ratios):.2f}, highest {max(ratios):.2f}"
     )
     return (
         f"At {site}, {pair.baseline} autoencoders use {pair.median_ratio:.2f} times as many active features per token "
-        f"as {pair.other} autoencoders for the same loss recovered ({where})."
+        f"as {pair.other} autoencoders for the same {pair.quality.name} ({where})."
     )
 
 
-def _reach_sentence(site: str, rows: Sequence[Row]) -> str:
+def _reach_sentence(site: str, rows: Sequence[Row], quality: Quality) -> str:
     l0 = [number(row, "l0") for row in rows]
-    recovered = [number(row, "loss_recovered") for row in rows]
+    values = [quality.of(row) for row in rows]
     names = " and ".join(str(name) for name in distinct(rows, "architecture"))
     points = "1 point" if len(rows) == 1 else f"{len(rows)} points"
     return (
         f"At {site}, {points} of {names} autoencoders reach L0 from {significant(min(l0))} to {significant(max(l0))} "
-        f"and a loss recovered from {min(recovered):.3f} to {max(recovered):.3f}."
+        f"and {quality.noun} from {min(values):.3f} to {max(values):.3f}."
     )
 
 
@@ -85,7 +88,7 @@ def warnings(rows: Sequence[Row]) -> list[str]:
                 f"{site}: putting zero in its place costs the language model only {min(denominators):.3g} nats. Loss "
                 "recovered divides by this number; judge by the differences in nats (ΔCE)."
             )
-    kept = usable(rows)
+    kept = usable(rows, quality_of(rows))
     unsure = [row for row in kept if number(row, "loss_recovered_se") > LARGE_ERROR]
     if unsure:
         worst = max(unsure, key=lambda row: number(row, "loss_recovered_se"))

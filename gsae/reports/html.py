@@ -7,9 +7,10 @@ from string import Template
 from typing import Any
 
 from gsae.evaluation.frontier import Comparison
+from gsae.evaluation.quality import FVU, LOSS_RECOVERED, quality_of
 from gsae.reports.findings import flat, headline, warnings
 from gsae.reports.rows import Row, by_architecture, by_place, label
-from gsae.reports.tables import cells, comparison_cells, comparison_headings, headings
+from gsae.reports.tables import cells, comparison_cells, comparison_headings, headings, shown
 
 HERE = Path(__file__).parent
 
@@ -37,13 +38,13 @@ def page(
         versions: by package.
         seconds_per_stage: by stage, wall-clock seconds.
     """
-    several = len(by_place(rows)) > 1
+    several, quality = len(by_place(rows)) > 1, quality_of(rows)
     parts = {
         "title": escape(title),
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "subtitle": escape(_subtitle(rows)),
         "headline": "\n".join(f'<p class="headline">{escape(text)}</p>' for text in headline(rows, compared)),
-        "frontier": _figure(figures["frontier"], FRONTIER_CAPTION, wide=several),
+        "frontier": _figure(figures["frontier"], FRONTIER_CAPTIONS[quality.column], wide=several),
         "warnings": _warnings(warnings(rows)),
         "comparison": _comparison(compared),
         "points": _points(rows),
@@ -56,11 +57,16 @@ def page(
     return Template((HERE / "report.html").read_text(encoding="utf-8")).substitute(parts)
 
 
-FRONTIER_CAPTION = (
-    "Up and to the left is better. Filled markers and lines: the points that no other point of their architecture and "
-    "seed beats; open markers: the rest. Bars: bootstrap standard error over documents. Shaded, with several seeds: "
-    "their range. Loss recovered is 1 − (CE spliced − CE clean) / (CE zero − CE clean), on held-out text."
+MARKERS = (
+    "Filled markers and lines: the points that no other point of their architecture and seed beats; open markers: the "
+    "rest. Shaded, with several seeds: their range. "
 )
+FRONTIER_CAPTIONS = {
+    LOSS_RECOVERED.column: f"Up and to the left is better. {MARKERS}Bars: bootstrap standard error over documents. "
+    "Loss recovered is 1 − (CE spliced − CE clean) / (CE zero − CE clean), on held-out text.",
+    FVU.column: f"Down and to the left is better. {MARKERS}FVU is the fraction of variance unexplained, E‖x − x̂‖² / "
+    "E‖x − E x‖², on held-out rows: no language model judged.",
+}
 SHRINKAGE_CAPTION = (
     "gamma, the relative reconstruction bias of Rajamanoharan et al. 2024, is what reconstructions would have to be "
     "divided by to fit best: below 1, they are systematically too small."
@@ -69,6 +75,18 @@ DENSITY_CAPTION = (
     "How often features fire, on held-out tokens: one histogram for each point, sparsest on top, heights to one scale "
     "within a panel. Features that never fired are counted at the left and are not in the histogram."
 )
+
+
+EXPLAINED = {
+    "L0": "L0: active features per token.",
+    "ΔCE": "ΔCE: cross-entropy with the reconstruction spliced in, less the clean one, in nats.",
+    "KL": "KL: of the clean from the spliced predictions, in nats.",
+    "FVU": "FVU: fraction of variance unexplained.",
+    "cosine": "cosine: mean cosine of x and its reconstruction.",
+    "norms": "norms: mean norm of the reconstructions over that of x.",
+    "centred": "centred: gamma of x and its reconstruction, each less its mean.",
+    "alive": "alive: share of features that fired on the held-out tokens.",
+}
 
 
 def _subtitle(rows: Sequence[Row]) -> str:
@@ -101,11 +119,12 @@ def _comparison(compared: Mapping[str, Sequence[Comparison]]) -> str:
     ]
     if not tables:
         return ""
+    name = next(pair.quality.name for pairs in compared.values() for pair in pairs)
     text = (
-        "L0 at fixed values of loss recovered, interpolated along each frontier in log L0, never extrapolated. "
+        f"L0 at fixed values of {name}, interpolated along each frontier in log L0, never extrapolated. "
         "The ratio is the first L0 over the second; over seeds, it is a geometric mean with its range."
     )
-    return f"<section><h2>At equal loss recovered</h2><p>{escape(text)}</p>{''.join(tables)}</section>"
+    return f"<section><h2>At equal {name}</h2><p>{escape(text)}</p>{''.join(tables)}</section>"
 
 
 def _levels(pair: Comparison) -> list[list[str]]:
@@ -115,19 +134,16 @@ def _levels(pair: Comparison) -> list[list[str]]:
 def _points(rows: Sequence[Row]) -> str:
     if not rows:
         return "<p>No point was evaluated.</p>"
-    columns = headings()
+    columns = shown(rows)
     body = []
     for site, here in by_place(rows).items():
         for architecture, group in by_architecture(here).items():
             title = escape(f"{label(architecture, group)} at {site}")
-            body.append(f'<tr><th colspan="{len(columns)}" scope="rowgroup">{title}</th></tr>')
-            body += [_line(cells(row)) for row in group]
-    note = (
-        "L0: active features per token. ΔCE: cross-entropy with the reconstruction spliced in, less the clean one; "
-        "KL: of the clean from the spliced predictions; both in nats. FVU: fraction of variance unexplained. "
-        "alive: share of features that fired on the held-out tokens. All columns are in results.csv."
-    )
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+            body.append(f'<tr><th colspan="{len(columns) + 1}" scope="rowgroup">{title}</th></tr>')
+            body += [_line(cells(row, columns)) for row in group]
+    note = " ".join(text for heading, text in EXPLAINED.items() if heading in headings(columns))
+    note += " All columns are in results.csv."
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in headings(columns))
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
         f"<p><small>{escape(note)}</small></p>"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gsae.evaluation.frontier import frontiers, pareto_set
+from gsae.evaluation.quality import Quality, quality_of
 from gsae.reports import style
 from gsae.reports.rows import Row, by_place, distinct, drawable, label, number, place
 from gsae.reports.tables import significant
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOWEST = -0.1  # loss recovered below it (early in training) is counted in a note, not drawn: it would flatten the rest
 RIDGES = 12  # histograms in one panel
 
 
@@ -27,43 +27,45 @@ def draw_frontier(path: Path, rows: Sequence[Row]) -> None:
 
 @style.styled
 def frontier_figure(rows: Sequence[Row]) -> "Figure":
-    """Loss recovered against L0, a panel for each site: all points, the Pareto set as a line, seeds as a band."""
+    """The quality against L0, a panel for each site: all points, the Pareto set as a line, seeds as a band."""
+    quality = quality_of(rows)
+    heading = f"{quality.name[0].upper()}{quality.name[1:]} against sparsity"
     names = [str(name) for name in distinct(rows, "architecture")]
     sites = by_place(rows) or {"": []}
     figure, axes = style.panels(len(sites), *((7.2, 4.7) if len(sites) == 1 else (4.6, 4.0)))
     for ax, (site, here) in zip(axes, sites.items(), strict=True):
-        ax.set_title(f"Loss recovered against sparsity, {site}" if site else "Loss recovered against sparsity")
-        shown = drawable(here, "loss_recovered")
+        ax.set_title(f"{heading}, {site}" if site else heading)
+        shown = drawable(here, quality)
         if not shown:
-            style.say_empty(ax, "no finished point with a finite loss recovered and L0 above 0")
+            style.say_empty(ax, f"no finished point with a finite {quality.name} and L0 above 0")
             continue
         style.logarithmic_l0(ax, [number(row, "l0") for row in shown])
-        ax.set_ylabel("loss recovered")
+        ax.set_ylabel(quality.name)
         for i, name in enumerate(names):
             if group := [row for row in shown if row["architecture"] == name]:
-                _draw_frontier(ax, i, label(name, group), group)
-        _limit_loss_recovered(ax, shown)
-        ax.legend(loc="lower right")
+                _draw_frontier(ax, i, label(name, group), group, quality)
+        _limit(ax, shown, quality)
+        ax.legend(loc="lower right" if quality.sign > 0 else "upper right")
     return figure
 
 
-def _draw_frontier(ax: "Axes", index: int, text: str, group: Sequence[Row]) -> None:
+def _draw_frontier(ax: "Axes", index: int, text: str, group: Sequence[Row], quality: Quality) -> None:
     colour, marker, dashes = style.COLOURS[index % 6], style.MARKERS[index % 6], style.DASHES[index % 6]
-    lines = [line for of_seeds in frontiers(group).values() for line in of_seeds.values()]
+    lines = [line for of_seeds in frontiers(group, quality).values() for line in of_seeds.values()]
     thickness = 1.7 if len(lines) == 1 else 1.0
     for line in lines:
-        ax.plot(line.l0, line.loss_recovered, color=colour, linestyle=dashes, linewidth=thickness, zorder=2)
-    band = seed_band(group)
+        ax.plot(line.l0, line.values, color=colour, linestyle=dashes, linewidth=thickness, zorder=2)
+    band = seed_band(group, quality)
     if band:
         ax.fill_between(*band, color=colour, alpha=0.16, linewidth=0, zorder=1)
-    chosen = {id(row) for seed in _by_seed(group) for row in pareto_set(seed)}
-    errors = [number(row, "loss_recovered_se") for row in group]
-    x, y = _columns(group, "l0", "loss_recovered")
+    chosen = {id(row) for seed in _by_seed(group) for row in pareto_set(seed, quality)}
+    errors = [number(row, f"{quality.column}_se") for row in group]
+    x, y = _columns(group, "l0", quality.column)
     yerr = [0.0 if math.isnan(error) else error for error in errors]
     ax.errorbar(x, y, yerr, fmt="none", ecolor=colour, elinewidth=1.1, capsize=2.5, capthick=1.1, zorder=3)
     for filled in (True, False):
         some = [row for row in group if (id(row) in chosen) == filled]
-        x, y = _columns(some, "l0", "loss_recovered")
+        x, y = _columns(some, "l0", quality.column)
         face = colour if filled else "#ffffff"
         ax.plot(x, y, linestyle="", marker=marker, color=colour, markerfacecolor=face, markeredgewidth=1.3, zorder=4)
     ax.plot([], [], color=colour, linestyle=dashes, linewidth=1.7, marker=marker, label=text)
@@ -76,32 +78,32 @@ def _by_seed(group: Sequence[Row]) -> list[list[Row]]:
     return list(replicates.values())
 
 
-def seed_band(group: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """L0, lowest and highest loss recovered over the seeds' frontiers; None where fewer than two of them overlap.
+def seed_band(group: Sequence[Row], quality: Quality) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """L0, lowest and highest quality over the seeds' frontiers; None where fewer than two of them overlap.
 
     Each seed's frontier is interpolated linearly in log L0, over the L0 that all of them reach.
     """
-    curves = [(np.log(f.l0), f.loss_recovered) for lines in frontiers(group).values() for f in lines.values()]
+    curves = [(np.log(f.l0), f.values) for lines in frontiers(group, quality).values() for f in lines.values()]
     if len(curves) < 2:
         return None
     low, high = max(log_l0[0] for log_l0, _ in curves), min(log_l0[-1] for log_l0, _ in curves)
     if low >= high:
         return None
     grid = np.linspace(low, high, 100)
-    heights = np.stack([np.interp(grid, log_l0, recovered) for log_l0, recovered in curves])
+    heights = np.stack([np.interp(grid, log_l0, values) for log_l0, values in curves])
     return np.exp(grid), heights.min(0), heights.max(0)
 
 
-def _limit_loss_recovered(ax: "Axes", rows: Sequence[Row]) -> None:
-    recovered = np.array([number(row, "loss_recovered") for row in rows])
-    errors = np.nan_to_num([number(row, "loss_recovered_se") for row in rows])
-    low, high = min(recovered - errors), max(recovered + errors)
-    below = int((recovered < LOWEST).sum())
-    if below and high > 0:
-        low = LOWEST
-        ax.text(
-            0.01, 0.02, f"{below} more below {LOWEST:g}", transform=ax.transAxes, color=style.FAINT, fontsize=8.5
-        )  # fmt: skip
+def _limit(ax: "Axes", rows: Sequence[Row], quality: Quality) -> None:
+    values = np.array([quality.of(row) for row in rows])
+    errors = np.nan_to_num([number(row, f"{quality.column}_se") for row in rows])
+    low, high = min(values - errors), max(values + errors)
+    beyond = int((quality.sign * (values - quality.worst) < 0).sum())
+    if 0 < beyond < len(values):
+        low, high = (quality.worst, high) if quality.sign > 0 else (low, quality.worst)
+        height, side = (0.02, "below") if quality.sign > 0 else (0.95, "above")
+        note = f"{beyond} more {side} {quality.worst:g}"
+        ax.text(0.01, height, note, transform=ax.transAxes, color=style.FAINT, fontsize=8.5)
     margin = 0.06 * max(high - low, 0.02)
     ax.set_ylim(low - margin, high + margin)
 
@@ -109,12 +111,12 @@ def _limit_loss_recovered(ax: "Axes", rows: Sequence[Row]) -> None:
 @style.styled
 def shrinkage_figure(rows: Sequence[Row]) -> "Figure":
     """Relative reconstruction bias gamma against L0, a panel for each site; below 1 reconstructions are too small."""
-    names = [str(name) for name in distinct(rows, "architecture")]
+    names, quality = [str(name) for name in distinct(rows, "architecture")], quality_of(rows)
     sites = by_place(rows) or {"": []}
     figure, axes = style.panels(len(sites), *((7.2, 4.0) if len(sites) == 1 else (4.6, 3.6)))
     for ax, (site, here) in zip(axes, sites.items(), strict=True):
         ax.set_title(f"Shrinkage, {site}" if site else "Shrinkage")
-        shown = drawable(here, "gamma")
+        shown = drawable(here, quality, "gamma")
         if not shown:
             style.say_empty(ax, "no finished point with a finite gamma and L0 above 0")
             continue
@@ -144,7 +146,7 @@ def density_figure(rows: Sequence[Row], densities: Mapping[str, Any]) -> "Figure
         densities: by point, the share of held-out tokens on which each feature fired, [F].
     """
     names = [str(name) for name in distinct(rows, "architecture")]
-    shown = [row for row in drawable(rows) if row.get("point") in densities]
+    shown = [row for row in drawable(rows, quality_of(rows)) if row.get("point") in densities]
     groups = [
         (site, name, group)
         for site in by_place(rows)

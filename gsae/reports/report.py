@@ -10,7 +10,7 @@ from gsae.reports.findings import comparisons, headline, warnings
 from gsae.reports.rows import Row
 from gsae.reports.tables import comparison_table, terminal_table, write_results_csv
 
-STEP = 0.05  # between the fixed values of loss recovered
+STEP = 0.05  # between the fixed values of loss recovered, or of FVU
 
 
 def write_report(
@@ -32,7 +32,7 @@ def write_report(
         directory: the run's directory.
         rows: one mapping a point, with the columns of `rows.COLUMNS`; gaps are None or NaN.
         densities: by point, the share of held-out tokens on which each feature fired, [F].
-        baseline: the architecture whose L0 is divided by the others' at equal loss recovered.
+        baseline: the architecture whose L0 is divided by the others' at equal loss recovered (or FVU).
         config: all settings, nested plain values.
         command: the command line of the run.
         versions: of the packages that matter, by name.

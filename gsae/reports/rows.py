@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gsae.evaluation.frontier import usable
+from gsae.evaluation.quality import Quality
 
 Row = Mapping[str, Any]
 
@@ -33,9 +34,9 @@ def has(row: Row, *columns: str) -> bool:
     return all(math.isfinite(number(row, column)) for column in columns)
 
 
-def drawable(rows: Iterable[Row], *columns: str) -> list[Row]:
+def drawable(rows: Iterable[Row], quality: Quality, *columns: str) -> list[Row]:
     """The usable rows (finished, finite, L0 above 0) that also have finite numbers in `columns`, by L0."""
-    kept = [row for row in usable(rows) if has(row, *columns)]
+    kept = [row for row in usable(rows, quality) if has(row, *columns)]
     return sorted(kept, key=lambda row: number(row, "l0"))
 
 

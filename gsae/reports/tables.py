@@ -10,6 +10,7 @@ from typing import Any
 from gsae.artifacts import write_file
 from gsae.errors import RunError
 from gsae.evaluation.frontier import Comparison, LevelRatio
+from gsae.evaluation.quality import FVU, quality_of
 from gsae.reports.rows import COLUMNS, COUNTS, FURTHER, TEXTS, Row, by_architecture, by_place, label, number
 
 GAP = "–"
@@ -96,8 +97,9 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%" if math.isfinite(value) else GAP
 
 
+Shown = tuple[tuple[str, str, Callable[[float], str]], ...]
 # heading, column, format: what the terminal and the HTML report show of a point, in this order
-SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+SHOWN: Shown = (
     ("sparsity", "sparsity_coefficient", short),
     ("LR", "learning_rate", short),
     ("seed", "seed", short),
@@ -112,18 +114,34 @@ SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-def cells(row: Row) -> list[str]:
-    """A row as the texts of the columns of `SHOWN`, its status last."""
-    return [show(number(row, column)) for _, column, show in SHOWN] + [_brief(str(row.get("status") or GAP))]
+SHOWN_WITHOUT_LANGUAGE_MODEL: Shown = (
+    *SHOWN[:4],
+    ("FVU", "fvu", decimals(4)),
+    ("cosine", "cosine", decimals(4)),
+    ("norms", "norm_ratio", decimals(3)),
+    ("gamma", "gamma", decimals(3)),
+    ("centred", "gamma_centred", decimals(3)),
+    ("alive", "alive", percent),
+)
+
+
+def shown(rows: Sequence[Row]) -> Shown:
+    """The columns to show of these rows."""
+    return SHOWN_WITHOUT_LANGUAGE_MODEL if quality_of(rows) == FVU else SHOWN
+
+
+def cells(row: Row, columns: Shown) -> list[str]:
+    """A row as the texts of the columns, its status last."""
+    return [show(number(row, column)) for _, column, show in columns] + [_brief(str(row.get("status") or GAP))]
 
 
 def _brief(status: str) -> str:
     return status if len(status) <= 10 else status[:9] + "…"  # the warnings give it in full
 
 
-def headings() -> list[str]:
+def headings(columns: Shown) -> list[str]:
     """The headings of `cells`."""
-    return [heading for heading, _, _ in SHOWN] + ["status"]
+    return [heading for heading, _, _ in columns] + ["status"]
 
 
 def terminal_table(rows: Sequence[Row]) -> str:
@@ -131,20 +149,24 @@ def terminal_table(rows: Sequence[Row]) -> str:
     if not rows:
         return "no point was evaluated"
     blocks = []
-    lines_of = {id(row): cells(row) for row in rows}
-    widths = _widths([headings(), *lines_of.values()])
+    columns = shown(rows)
+    lines_of = {id(row): cells(row, columns) for row in rows}
+    widths = _widths([headings(columns), *lines_of.values()])
     for site, here in by_place(rows).items():
         for architecture, group in by_architecture(here).items():
             title = f"{label(architecture, group)} at {site}"
-            blocks.append("\n".join([title, *_aligned([headings(), *(lines_of[id(row)] for row in group)], widths)]))
+            blocks.append(
+                "\n".join([title, *_aligned([headings(columns), *(lines_of[id(row)] for row in group)], widths)])
+            )
     return "\n\n".join(blocks)
 
 
 def comparison_table(site: str, comparison: Comparison) -> str:
-    """The baseline's L0 over the other architecture's, at fixed values of loss recovered."""
-    title = f"{comparison.baseline} L0 / {comparison.other} L0 at equal loss recovered, {site}"
+    """The baseline's L0 over the other architecture's, at fixed values of the quality."""
+    name = comparison.quality.name
+    title = f"{comparison.baseline} L0 / {comparison.other} L0 at equal {name}, {site}"
     if not comparison.levels:
-        return f"{title}\nthe two frontiers share no fixed value of loss recovered"
+        return f"{title}\nthe two frontiers share no fixed value of {name}"
     lines = [comparison_headings(comparison), *(comparison_cells(level) for level in comparison.levels)]
     summary = f"median ratio {comparison.median_ratio:.2f}, over the whole common range {math.exp(comparison.area):.2f}"
     return "\n".join([title, *_aligned(lines, _widths(lines)), summary])
@@ -152,13 +174,13 @@ def comparison_table(site: str, comparison: Comparison) -> str:
 
 def comparison_headings(comparison: Comparison) -> list[str]:
     """The headings of `comparison_cells`."""
-    return ["loss recovered", f"L0 {comparison.baseline}", f"L0 {comparison.other}", "ratio", "over seeds"]
+    return [comparison.quality.name, f"L0 {comparison.baseline}", f"L0 {comparison.other}", "ratio", "over seeds"]
 
 
 def comparison_cells(level: LevelRatio) -> list[str]:
-    """One fixed value of loss recovered as texts: the value, both L0, their ratio, its range over pairs of seeds."""
+    """One fixed value of the quality as texts: the value, both L0, their ratio, its range over pairs of seeds."""
     return [
-        f"{level.loss_recovered:.2f}",
+        f"{level.value:.2f}",
         significant(level.baseline_l0),
         significant(level.other_l0),
         decimals(2)(level.ratio),

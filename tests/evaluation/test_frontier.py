@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsae.evaluation.frontier import area_between, compare, frontier, levels_between, pareto_set, usable
+from gsae.evaluation.quality import FVU, LOSS_RECOVERED, quality_of
 
 
 def row(architecture, l0, loss_recovered, **more):
@@ -42,7 +43,7 @@ def test_pareto_set_leaves_out_what_is_beaten_equal_or_failed():
 def test_ratio_is_interpolated_in_log_l0_at_multiples_of_the_step():
     rows = rows_of("base", [(10, 0.5), (1000, 0.7)]) + rows_of("new", [(2, 0.45), (200, 0.65)])
     result = compare(rows, "base", "new")
-    assert [level.loss_recovered for level in result.levels] == [0.5, 0.55, 0.6, 0.65]
+    assert [level.value for level in result.levels] == [0.5, 0.55, 0.6, 0.65]
     # Both rise by a factor of 100 per .2 of loss recovered and stand .05 and a factor of 5 apart: constant ratio.
     expected = 10 / (2 * 100 ** (0.05 / 0.2))
     np.testing.assert_allclose([level.ratio for level in result.levels], expected)
@@ -132,12 +133,12 @@ def test_nothing_is_extrapolated_and_frontiers_increase(first, second):
     one, two = frontier(rows_of("a", first)), frontier(rows_of("b", second))
     for line in (one, two):
         assert list(line.l0) == sorted(set(line.l0))
-        assert list(line.loss_recovered) == sorted(set(line.loss_recovered))
-        assert math.isnan(line.l0_at(line.loss_recovered[-1] + 1e-6))
-        assert math.isnan(line.l0_at(line.loss_recovered[0] - 1e-6))
+        assert list(line.values) == sorted(set(line.values))
+        assert math.isnan(line.l0_at(line.values[-1] + 1e-6))
+        assert math.isnan(line.l0_at(line.values[0] - 1e-6))
     for level in compare(rows_of("a", first) + rows_of("b", second), "a", "b").levels:
         for line, l0 in ((one, level.baseline_l0), (two, level.other_l0)):
-            assert line.loss_recovered[0] <= level.loss_recovered <= line.loss_recovered[-1]
+            assert line.values[0] <= level.value <= line.values[-1]
             assert line.l0[0] * (1 - 1e-9) <= l0 <= line.l0[-1] * (1 + 1e-9)
 
 
@@ -147,3 +148,36 @@ def test_swapping_the_two_inverts_the_ratios(first, second):
     rows = rows_of("a", first) + rows_of("b", second)
     one, two = compare(rows, "a", "b"), compare(rows, "b", "a")
     np.testing.assert_allclose([x.ratio for x in one.levels], [1 / x.ratio for x in two.levels], rtol=1e-9)
+
+
+def fvu_rows(name, cloud, **more):
+    return [{"architecture": name, "l0": l0, "loss_recovered": None, "fvu": value, **more} for l0, value in cloud]
+
+
+def test_without_loss_recovered_it_is_fvu_and_less_is_better():
+    rows = fvu_rows("a", [(10, 0.2), (5, 0.4), (12, 0.21), (9, 0.4), (100, 0.1)])
+    assert quality_of(rows) == FVU
+    assert pareto_set(rows) == [rows[1], rows[0], rows[4]]
+    line = frontier(rows)
+    assert line.l0 == (5, 10, 100) and line.values == (0.4, 0.2, 0.1)
+    assert line.l0_at(0.3) == pytest.approx(math.sqrt(50)) and line.l0_at(0.1) == 100
+    assert math.isnan(line.l0_at(0.41)) and math.isnan(line.l0_at(0.09))
+    assert quality_of([*rows, row("a", 1, 0.5)]) == LOSS_RECOVERED  # one judged row, and all must be
+    assert quality_of([]) == quality_of([{"architecture": "a", "fvu": math.nan}]) == LOSS_RECOVERED
+
+
+exact = st.lists(st.tuples(st.floats(0.01, 1e4), st.integers(-512, 1024).map(lambda n: n / 1024)), min_size=2)
+
+
+@settings(deadline=None)
+@given(exact, exact)
+def test_fvu_compares_as_the_loss_recovered_that_it_leaves(first, second):
+    """FVU = 1 - loss recovered is the same frontier seen from below; 1 - n / 1024 is not rounded."""
+    plain = compare(rows_of("a", first) + rows_of("b", second), "a", "b", step=0.25)
+    first, second = ([(l0, 1 - value) for l0, value in cloud] for cloud in (first, second))
+    other = compare(fvu_rows("a", first) + fvu_rows("b", second), "a", "b", step=0.25)
+    assert (plain.quality, other.quality) == (LOSS_RECOVERED, FVU)
+    assert [level.value for level in plain.levels] == [1 - level.value for level in reversed(other.levels)]
+    ratios = [level.ratio for level in reversed(other.levels)]
+    np.testing.assert_allclose([level.ratio for level in plain.levels], ratios, rtol=1e-9)
+    np.testing.assert_allclose(plain.area, other.area, rtol=1e-9, atol=1e-12)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from gsae.evaluation.quality import LOSS_RECOVERED
 from gsae.reports import plots, style
 from gsae.reports.curves import read_log, training_figure
 
@@ -47,11 +48,11 @@ def test_the_frontier_shows_every_point_the_widths_and_the_beaten_ones_open():
 
 def test_seeds_give_a_band_between_the_lowest_and_the_highest():
     group = [row for row in sweep(seeds=(0, 1)) if row["architecture"] == "base"]
-    l0, low, high = plots.seed_band(group)
+    l0, low, high = plots.seed_band(group, LOSS_RECOVERED)
     assert l0[0] == pytest.approx(4.0) and l0[-1] == pytest.approx(40.0)
     assert np.all(low < high)
     assert high[0] == pytest.approx(0.3 + 0.2 * math.log(4 / 3) / math.log(10 / 3)) and low[0] == pytest.approx(0.3)
-    assert plots.seed_band([row for row in group if row["seed"] == 0]) is None
+    assert plots.seed_band([row for row in group if row["seed"] == 0], LOSS_RECOVERED) is None
 
 
 def test_each_site_has_a_panel():
@@ -115,3 +116,15 @@ def test_training_curves_skip_an_unfinished_last_line(tmp_path):
     assert curves == {"base-mlp_out-0-0": {"l0": ([1], [5.0])}}
     assert len(training_figure(curves, rows).axes) == 1
     assert training_figure(read_log(tmp_path / "nothing"), rows) is None
+
+
+def test_without_loss_recovered_the_frontier_falls_in_fvu():
+    rows = [{**row, "loss_recovered": None, "fvu": 1 - row["loss_recovered"], "layer": None} for row in sweep()]
+    rows.append({**rows[0], "l0": 20.0, "fvu": 0.9, "point": "beaten"})
+    rows.append({**rows[0], "l0": 2.0, "fvu": 7.0, "point": "early"})
+    (axes,) = plots.frontier_figure(rows).axes
+    assert axes.get_ylabel() == "FVU" and axes.get_title(loc="left") == "FVU against sparsity, mlp_out"
+    assert markers(axes) == len(rows)
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "#ffffff"]
+    assert sum(len(line.get_xdata()) for line in hollow) == 1
+    assert axes.get_ylim()[1] < 1.3 and any("1 more above 1.1" in text.get_text() for text in axes.texts)

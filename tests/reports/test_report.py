@@ -121,3 +121,16 @@ def test_warnings_name_the_site_the_point_and_the_number():
     )
     assert "only 0.05 nats" in found and "at 1 of 1 points, 0.200 at base-0" in found
     assert "at base-0 75.0% were silent on 1,000" in found and "new-0: its status is frozen" in found
+
+
+def test_without_a_language_model_everything_is_said_in_fvu(tmp_path):
+    rows = points("base", [(10, 0.5), (100, 0.1)]) + points("new", [(5, 0.5), (50, 0.1)])
+    judged = [{**row, "fvu": row["loss_recovered"], "loss_recovered": None, "layer": None} for row in rows]
+    shown = report(tmp_path, judged)
+    assert "base L0 / new L0 at equal FVU, mlp_out" in shown and "for the same FVU (median of 9 fixed" in shown
+    page = (tmp_path / "report.html").read_text()
+    assert "At equal FVU" in page and "Down and to the left is better" in page
+    for text in (shown, page):
+        assert "loss recovered" not in text.lower() and "ΔCE" not in text
+    [alone] = headline(judged[:2], comparisons(judged[:2], "other", 0.05))
+    assert alone.endswith("reach L0 from 10.0 to 100 and an FVU from 0.100 to 0.500.")
