@@ -53,6 +53,11 @@ def get_config() -> ConfigDict:
     config.text.max_documents = 0  # documents; 0: all of them
     config.text.held_out_fraction = 0.1  # share of the text kept for evaluation; near-duplicates stay on one side
     config.text.context_length = 256  # tokens a row; at most what the language model was trained with
+    config.text.separator = "auto"  # before each document: "eos" | "bos" | "none"; "auto": EOS, BOS if there is no EOS
+    config.text.prepend_bos = "auto"  # to every row: "always" | "never"; "auto": if the tokenizer does so by itself
+    config.text.skip_positions = 1  # positions at each row's start that never count (the first is an attention sink)
+    config.text.mask_special_tokens = True  # BOS, EOS and other special tokens never count
+    config.text.mask_tokens = ()  # ids of further tokens that never count
     config.text.store = ""  # directory of the token store; "": <workdir>/tokens. Runs that name the same one share it
 
     config.activations = ConfigDict()

@@ -58,6 +58,13 @@ class TextSettings:
     max_documents: int = not_negative()
     held_out_fraction: float = fraction()
     context_length: int = setting("must be at least 2 tokens", lambda value: value >= 2)
+    separator: str = one_of("auto", "eos", "bos", "none")
+    prepend_bos: str = one_of("auto", "always", "never")
+    skip_positions: int = not_negative()
+    mask_special_tokens: bool = anything()
+    mask_tokens: tuple[int, ...] = setting(
+        "must be a tuple of token ids from 0", lambda values: all(value >= 0 for value in values)
+    )
     store: str = anything(operational=True)
 
 

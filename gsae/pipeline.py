@@ -80,6 +80,7 @@ def tokenise(job: Job) -> None:
 
 
 def _write_token_stores(job: Job, paths: Mapping[str, Path], made_from: Mapping[str, Any]) -> None:
+    from gsae.text.marks import marks
     from gsae.text.sources import read_documents
     from gsae.text.splits import split_documents
     from gsae.text.tokens import write_token_store
@@ -95,14 +96,27 @@ def _write_token_stores(job: Job, paths: Mapping[str, Path], made_from: Mapping[
         streaming=text.streaming,
         max_documents=text.max_documents or None,
     )
+    around = marks(
+        separator=text.separator,
+        prepend_bos=text.prepend_bos,
+        mask_special_tokens=text.mask_special_tokens,
+        mask_tokens=text.mask_tokens,
+        bos_id=model.bos_id,
+        eos_id=model.eos_id,
+        begins_with_bos=model.begins_with_bos,
+        special_ids=model.special_ids,
+        vocabulary=model.settings.vocabulary,
+    )
     for (part, path), chosen in zip(paths.items(), split_documents(documents, text.held_out_fraction), strict=True):
         store = write_token_store(
             path,
             chosen,
             model.tokenizer.encode_batch,
             context_length=text.context_length,
-            separator_id=model.separator_id,
-            special_ids=model.special_ids,
+            separator_id=around.separator_id,
+            bos_id=around.bos_id,
+            special_ids=around.uncounted_ids,
+            masked_positions=text.skip_positions,
             vocabulary=model.settings.vocabulary,
             manifest={"made_from": made_from},
         )

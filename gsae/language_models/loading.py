@@ -58,6 +58,9 @@ class _FromFile:
     def decode(self, ids: Iterable[int]) -> str:
         return self.fast.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def begins_with(self) -> int | None:
+        return _added_first(self.fast.encode("a").ids, self.encode("a"))
+
 
 @dataclasses.dataclass(frozen=True)
 class _FromTransformers:
@@ -74,6 +77,14 @@ class _FromTransformers:
     def decode(self, ids: Iterable[int]) -> str:
         return self.slow.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def begins_with(self) -> int | None:
+        return _added_first(self.slow.encode("a"), self.encode("a"))
+
+
+def _added_first(with_special: Sequence[int], without: Sequence[int]) -> int | None:
+    """The token that a tokenizer by itself puts before a text; None where it puts none."""
+    return with_special[0] if len(with_special) > len(without) and with_special[0] != without[0] else None
+
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
@@ -86,6 +97,10 @@ class LanguageModel:
     special_ids: tuple[int, ...]  # ids that never count as text: BOS, EOS, PAD and the like
     separator_id: int | None  # the id that stands between documents (EOS; BOS where there is no EOS)
     fingerprint: str  # SHA-256 over configuration, weights and tokenizer files
+    directory: Path | None = None  # where its files are
+    bos_id: int | None = None  # the id that begins a text, if it has one
+    eos_id: int | None = None  # the id that ends a text, if it has one
+    begins_with_bos: bool = False  # its tokenizer puts BOS before every text by itself (Llama, Gemma)
 
 
 def load_language_model(name: str, dtype: str = "float32") -> LanguageModel:
@@ -107,7 +122,10 @@ def load_language_model(name: str, dtype: str = "float32") -> LanguageModel:
     settings = family.settings(config)
     files = _weight_files(directory)
     model = _load_weights(family, settings, files, jnp.dtype(dtype))
-    tokenizer, special, separator_id = _load_tokenizer(directory, config)
+    tokenizer, special = _load_tokenizer(directory, config)
+    first_id, bos_id, eos_id = tokenizer.begins_with(), _first_of(config, "bos"), _first_of(config, "eos")
+    bos_id = first_id if bos_id is None else bos_id
+    separator_id = bos_id if eos_id is None else eos_id
     beyond = [i for i in (*special, *([] if separator_id is None else [separator_id])) if i >= settings.vocabulary]
     if beyond:
         raise refused("special token id", beyond[0], f"is beyond the model's vocabulary of {settings.vocabulary}")
@@ -120,6 +138,10 @@ def load_language_model(name: str, dtype: str = "float32") -> LanguageModel:
         special_ids=special,
         separator_id=separator_id,
         fingerprint=_fingerprint(path for path in described if path.is_file()),
+        directory=directory,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        begins_with_bos=first_id is not None and first_id == bos_id,
     )
 
 
@@ -220,8 +242,10 @@ def _tensors(files: Sequence[Path], read: Callable[[str], bool]) -> Iterator[tup
             raise SettingError(SETTING, str(path), f"is no readable safetensors file ({error})") from error
 
 
-def _load_tokenizer(directory: Path, config: Mapping[str, Any]) -> tuple[Tokenizer, tuple[int, ...], int | None]:
-    """The tokenizer, the ids of its special tokens, and the id between documents."""
+def _load_tokenizer(
+    directory: Path, config: Mapping[str, Any]
+) -> tuple[_FromFile | _FromTransformers, tuple[int, ...]]:
+    """The tokenizer, and the ids of its special tokens."""
     path = directory / "tokenizer.json"
     if path.is_file():
         try:
@@ -229,7 +253,7 @@ def _load_tokenizer(directory: Path, config: Mapping[str, Any]) -> tuple[Tokeniz
         except Exception as error:  # the library raises no narrower class
             raise SettingError(SETTING, str(path), f"is no readable tokenizer ({error})") from error
         special = {i for i, token in fast.get_added_tokens_decoder().items() if token.special}
-        tokenizer: Tokenizer = _FromFile(fast)
+        tokenizer: _FromFile | _FromTransformers = _FromFile(fast)
     else:
         from transformers import AutoTokenizer
 
@@ -243,9 +267,13 @@ def _load_tokenizer(directory: Path, config: Mapping[str, Any]) -> tuple[Tokeniz
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         ids = config.get(key)
         special |= {i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)}
-    separators = [config.get("eos_token_id"), config.get("bos_token_id")]
-    separator = next((i[0] if isinstance(i, list) else i for i in separators if i not in (None, [])), None)
-    return tokenizer, tuple(sorted(special)), separator
+    return tokenizer, tuple(sorted(special))
+
+
+def _first_of(config: Mapping[str, Any], token: str) -> int | None:
+    """The id that the configuration gives for `bos` or `eos`; the first where it gives several."""
+    ids = config.get(f"{token}_token_id")
+    return (ids[0] if ids else None) if isinstance(ids, list) else ids
 
 
 def _fingerprint(files: Iterable[Path]) -> str:

@@ -144,11 +144,14 @@ def write_token_store(
         progress: draws a progress bar.
 
     Raises:
-        SettingError: when the context length is too small, or larger than the whole text.
+        SettingError: when the context length is too small, or larger than the whole text; when no position counts.
         RunError: when the tokenizer gives ids outside the vocabulary; when the disk is full.
     """
     if context_length < 2:
         raise SettingError("config.text.context_length", context_length, "must be at least 2 tokens")
+    if not 0 <= masked_positions < context_length:
+        allowed = f"must be from 0 to {context_length - 1}: something of each row has to count"
+        raise SettingError("config.text.skip_positions", masked_positions, allowed)
     path = Path(path)
     record: dict[str, Any] = {
         **(manifest or {}),

@@ -83,6 +83,29 @@ def test_what_is_saved_is_loaded(directory, tokenizer):
     assert joined.tolist() == [0, *loaded.tokenizer.encode(TEXTS[0]), 0, *loaded.tokenizer.encode(TEXTS[1])]
 
 
+def test_bos_and_eos_are_those_of_the_configuration_and_the_tokenizer_says_whether_bos_begins_a_text(directory):
+    loaded = load_language_model(str(directory))
+    assert (loaded.bos_id, loaded.eos_id, loaded.begins_with_bos, loaded.directory) == (0, 0, False, directory)
+    path = directory / "tokenizer.json"
+    tokenizer = json.loads(train_tokenizer(TEXTS, 269).to_str())
+    tokenizer["added_tokens"] += [{**tokenizer["added_tokens"][0], "id": 269, "content": "<s>"}]
+    template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": template,
+        "pair": [*template, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [269], "tokens": ["<s>"]}},
+    }
+    path.write_text(json.dumps(tokenizer))
+    change_config(directory, bos_token_id="remove", eos_token_id=[0, 3])
+    loaded = load_language_model(str(directory))
+    assert (loaded.bos_id, loaded.eos_id, loaded.begins_with_bos) == (269, 0, True)
+    assert loaded.separator_id == 0 and loaded.special_ids == (0, 3, 269)
+    change_config(directory, bos_token_id=0, eos_token_id="remove")
+    loaded = load_language_model(str(directory))
+    assert (loaded.bos_id, loaded.eos_id, loaded.begins_with_bos, loaded.separator_id) == (0, None, False, 0)
+
+
 def test_the_dtype_asked_for_is_given_and_another_refused(directory):
     loaded = load_language_model(str(directory), dtype="bfloat16")
     assert {str(leaf.dtype) for _, leaf in nnx.to_flat_state(nnx.state(loaded.model))} == {"bfloat16"}

@@ -98,6 +98,8 @@ def test_how_many_leading_positions_are_masked_is_kept(tmp_path):
         store = write(tmp_path / "s", documents(), special_ids=[], masked_positions=number)
         mask = TokenStore.open(tmp_path / "s").mask(ids)
         assert not mask[:, :number].any() and mask[:, number:].all() and mask.shape == (2, store.context_length)
+    with pytest.raises(SettingError, match=r"config\.text\.skip_positions = 8: must be from 0 to 7"):
+        write(tmp_path / "s", documents(), masked_positions=8)
 
 
 def test_ids_outside_the_store_are_refused(tmp_path):
