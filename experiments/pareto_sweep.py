@@ -61,11 +61,14 @@ def get_config() -> ConfigDict:
     config.text.store = ""  # directory of the token store; "": <workdir>/tokens. Runs that name the same one share it
 
     config.activations = ConfigDict()
-    config.activations.rows = 1_310_720  # rows harvested at most; 0: all that the training text gives
+    # "store": harvested to disk, then trained on; "live": the language model makes the same rows while the sweep trains
+    config.activations.source = "store"
+    config.activations.rows = 1_310_720  # rows at most; 0: all that the training text gives
     config.activations.superblock_rows = 131_072  # rows that are shuffled together; a multiple of the batch size
-    config.activations.dtype = "bfloat16"  # on disk: "bfloat16" | "float32"
+    config.activations.dtype = "bfloat16"  # of the rows, on disk and live: "bfloat16" | "float32"
     config.activations.sequences_at_once = 64  # sequences in one forward pass
-    config.activations.store = ""  # directory of the store; "": <workdir>/activations. Runs may share it
+    config.activations.statistics_rows = 2_097_152  # the first so many rows give the mean and the scale; 0: all of them
+    config.activations.store = ""  # source "store": its directory; "": <workdir>/activations. Runs may share it
 
     config.sae = ConfigDict()
     config.sae.width = 512  # features of a point whose width_factor is 1

@@ -70,12 +70,14 @@ class TextSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ActivationSettings:
-    """How many rows are harvested and how they are kept."""
+    """How many rows there are, and whether they are kept on disk or made while the sweep trains."""
 
+    source: str = one_of("store", "live", operational=True)
     rows: int = not_negative()
     superblock_rows: int = positive()
     dtype: str = one_of("bfloat16", "float32")
     sequences_at_once: int = positive(operational=True)
+    statistics_rows: int = not_negative()
     store: str = anything(operational=True)
 
 

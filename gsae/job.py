@@ -22,6 +22,7 @@ from gsae.training.step import GroupState, initial_state
 
 CONFIG = "config.json"
 SECONDS = "seconds.json"  # what each stage took so far
+STATISTICS = "statistics.json"  # of rows that are made live; a store has its own
 
 
 class Job:
@@ -98,12 +99,32 @@ class Job:
 
     @functools.cached_property
     def activations(self) -> Any:
-        """The finished store of activations."""
+        """The rows to train on: the finished store, or the language model that makes the same rows live."""
+        return {"store": self._stored, "live": self._live}[self.config.activations.source]()
+
+    @property
+    def producer(self) -> Any:
+        """What makes rows while the sweep trains on them; None when they are on disk."""
+        return self.activations if self.config.activations.source == "live" else None
+
+    def _live(self) -> Any:
+        from gsae.activations.live import Live
+
+        return Live.of(
+            self.language_model,
+            self.tokens("train"),
+            self.sites,
+            self.workdir / STATISTICS,
+            statistics_rows=self.config.activations.statistics_rows,
+            **recipe.rows(self.config),
+        )
+
+    def _stored(self) -> Any:
         from gsae.activations.store import ActivationStore
 
         if artifacts.read_manifest(self.activations_path) is None:
             raise RunError(f"{self.activations_path}: has not been made yet; run --stage=harvest first")
-        return ActivationStore.open(self.activations_path)
+        return ActivationStore.open(self.activations_path, self.config.activations.statistics_rows)
 
     @property
     def activations_path(self) -> Path:

@@ -125,21 +125,13 @@ def _write_token_stores(job: Job, paths: Mapping[str, Path], made_from: Mapping[
 
 
 def harvest(job: Job) -> None:
-    """Activations of the training part at every site of the sweep, in superblocks on disk."""
+    """Activations of the training part at every site of the sweep, in superblocks on disk; nothing if they are live."""
     from gsae.activations.harvest import harvest as harvest_rows
 
-    settings = job.config.activations
-    harvest_rows(
-        job.language_model,
-        job.tokens("train"),
-        job.sites,
-        job.activations_path,
-        superblock_rows=settings.superblock_rows,
-        max_rows=settings.rows or None,
-        dtype=settings.dtype,
-        seed=job.config.seed,
-        batch_size=settings.sequences_at_once,
-    )
+    if job.config.activations.source == "live":
+        print("harvest: nothing to do (config.activations.source = 'live': rows are made while the sweep trains)")
+        return
+    harvest_rows(job.language_model, job.tokens("train"), job.sites, job.activations_path, **recipe.rows(job.config))
 
 
 def _made_from(path: Path, wanted: Mapping[str, Any], setting: str) -> bool:
@@ -204,6 +196,7 @@ def train(job: Job) -> None:
             on_evaluate=functools.partial(_look, job),
             evaluate_every=config.evaluation.every,
             initialise=job.initial_state,
+            producer=job.producer,
         )
     for point, autoencoder, status in job.members(states):
         about = {**recipe.describe(config, point), "status": status, "training": identity}

@@ -157,11 +157,24 @@ def input_scale(config: Config, mean_squared_norm: float) -> float:
     return float(1 / np.sqrt(mean_squared_norm)) if config.sae.normalisation == "mean_squared_norm" else 1.0
 
 
-def identity(config: Config, store_fingerprint: str) -> dict[str, Any]:
+def rows(config: Config) -> dict[str, Any]:
+    """Which rows the language model makes, and how: the settings that the store and the live source share."""
+    settings = config.activations
+    return {
+        "superblock_rows": settings.superblock_rows,
+        "max_rows": settings.rows or None,
+        "dtype": settings.dtype,
+        "seed": config.seed,
+        "batch_size": settings.sequences_at_once,
+    }
+
+
+def identity(config: Config, rows_fingerprint: str) -> dict[str, Any]:
     """What decides the weights of a run, beside its points: what a checkpoint must have been made with."""
-    decisive = tuple(f"config.{group}" for group in ("seed", "sae", "sweep", "training"))
+    groups = ("seed", "sae", "sweep", "training", "activations.statistics_rows")
+    decisive = tuple(f"config.{group}" for group in groups)
     settings = {name: value for name, value in schema.lasting(config).items() if name.startswith(decisive)}
-    return {"activations": store_fingerprint, **settings}
+    return {"activations": rows_fingerprint, **settings}
 
 
 def describe(config: Config, point: Point) -> dict[str, Any]:

@@ -31,8 +31,8 @@ ARROWS = {
     "config": {"errors", "schema"},
     "recipe": {"autoencoders", "config", "durations", "errors", "language_models.sites", "mesh", "schema", "training"},
     "job": {
-        "activations.store", "artifacts", "config", "errors", "language_models", "mesh", "recipe", "schema",
-        "text.tokens", "training",
+        "activations.live", "activations.store", "artifacts", "config", "errors", "language_models", "mesh", "recipe",
+        "schema", "text.tokens", "training",
     },
     "pipeline": {
         "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "recipe", "reports",

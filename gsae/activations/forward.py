@@ -9,7 +9,9 @@ import numpy as np
 from flax import nnx
 
 from gsae.activations.order import RowOrder
-from gsae.errors import SettingError
+from gsae.activations.statistics import NotFinite
+from gsae.activations.store import Identity
+from gsae.errors import RunError, SettingError
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site, last_layer
 from gsae.text.tokens import TokenStore
@@ -34,6 +36,11 @@ class Forward:
     Batch j is always sequences j * B to (j + 1) * B - 1 of the permuted order, whichever superblock asks for it, so a
     superblock is a pure function of its number, and the batch that two superblocks share is computed once when they
     are made one after the other. Rounding may depend on B; rows and their order do not.
+
+    Attributes:
+        widths: W of every site by name.
+        order: which rows each superblock has.
+        identity: what decides the rows; equal ones mean equal rows, whether they are kept in a store or made live.
     """
 
     def __init__(
@@ -73,16 +80,26 @@ class Forward:
                 "config.activations.sequences_at_once", batch_size, "must be a positive number of sequences"
             )
         self.widths = {str(site): language_model.model.site_width(site.name) for site in sites}
-        self._tokens, self._order, self._batch_size, self._dtype = token_store.tokens, order, batch_size, DTYPES[dtype]
+        self.order, self._token_store = order, token_store
+        self._tokens, self._batch_size, self._dtype = token_store.tokens, batch_size, DTYPES[dtype]
         graph, self._parameters = nnx.split(language_model.model)
         self._capture = _capture(graph, tuple(sites), self._dtype)
-        self.compute_dtype = str(jax.tree.leaves(self._parameters)[0].dtype)
+        compute_dtype = jax.tree.leaves(self._parameters)[0].dtype
+        self.identity = Identity(
+            sites=self.widths,
+            dtype=dtype,
+            superblock_rows=order.superblock_rows,
+            num_superblocks=order.num_superblocks,
+            seed=order.seed,
+            language_model=f"{language_model.fingerprint} in {compute_dtype}",
+            tokens=token_store.fingerprint,
+        )
         self._newest: tuple[int, tuple[jax.Array, ...]] | None = None
 
     def _batch(self, j: int) -> tuple[jax.Array, ...]:
         """Starts batch j, if it is not the newest one anyway; the arrays [B, T, W] may still be on their way."""
         if self._newest is None or self._newest[0] != j:
-            ids = self._order.sequences[j * self._batch_size : (j + 1) * self._batch_size]
+            ids = self.order.sequences[j * self._batch_size : (j + 1) * self._batch_size]
             tokens_BT = np.zeros((self._batch_size, self._tokens.shape[1]), np.int32)
             tokens_BT[: len(ids)] = self._tokens[ids]
             self._newest = j, self._capture(self._parameters, tokens_BT)
@@ -98,7 +115,7 @@ class Forward:
         Returns:
             By site's name, [R, W] in the dtype of the rows.
         """
-        plan = self._order.superblock(k)
+        plan = self.order.superblock(k)
         rows = {name: np.empty((len(plan.position), width), self._dtype) for name, width in self.widths.items()}
         batch, slot = np.divmod(plan.sequence, self._batch_size)
         source = slot * self._tokens.shape[1] + plan.position
@@ -114,3 +131,11 @@ class Forward:
                 rows[name][plan.destination[start:stop]] = flat[source[start:stop]]
             on_rows(int(stop - start))
         return rows
+
+    def blamed(self, error: NotFinite, k: int) -> RunError:
+        """The error with the sequence and the document that a row of superblock k came from."""
+        found = self.order.provenance(k)
+        sequence, position = (int(found[name][error.row]) for name in ("sequence_id", "position"))
+        document = self._token_store.document_names[int(self._token_store.documents_of([sequence])[0, position])]
+        where = f"sequence {sequence}, position {position}, of document {document!r}"
+        return RunError(f"the language model's activation at {error.site} is not finite: {where}")

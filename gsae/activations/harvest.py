@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from gsae.activations.forward import Forward
 from gsae.activations.order import RowOrder
+from gsae.activations.statistics import NotFinite
 from gsae.activations.store import Identity
-from gsae.activations.writer import NotFinite, StoreWriter
+from gsae.activations.writer import StoreWriter
 from gsae.errors import RunError
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site
@@ -62,15 +63,7 @@ def harvest(
     """
     order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
     forward = Forward(language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype)
-    identity = Identity(
-        sites=forward.widths,
-        dtype=dtype,
-        superblock_rows=superblock_rows,
-        num_superblocks=order.num_superblocks,
-        seed=seed,
-        language_model=f"{language_model.fingerprint} in {forward.compute_dtype}",
-        tokens=token_store.fingerprint,
-    )
+    identity = forward.identity
     writer = StoreWriter(Path(path), identity)
     if writer.finished:
         return
@@ -85,22 +78,18 @@ def harvest(
             rows = forward.superblock(k, bar.update)
             if writing is not None:
                 writing.result()  # so that no more than two superblocks are in memory
-            writing = pool.submit(_write, writer, k, rows, order, token_store)
+            writing = pool.submit(_write, writer, k, rows, forward)
         if writing is not None:
             writing.result()
     if not writer.missing():
         writer.publish()
 
 
-def _write(writer: StoreWriter, k: int, rows: dict, order: RowOrder, token_store: TokenStore) -> None:
-    provenance = order.provenance(k)
+def _write(writer: StoreWriter, k: int, rows: dict, forward: Forward) -> None:
     try:
-        writer.write(k, rows, provenance)
+        writer.write(k, rows, forward.order.provenance(k))
     except NotFinite as error:
-        sequence, position = (int(provenance[name][error.row]) for name in ("sequence_id", "position"))
-        document = token_store.document_names[int(token_store.documents_of([sequence])[0, position])]
-        where = f"sequence {sequence}, position {position}, of document {document!r}"
-        raise RunError(f"the language model's activation at {error.site} is not finite: {where}") from error
+        raise forward.blamed(error, k) from error
 
 
 def _check_room(path: Path, needed: int) -> None:

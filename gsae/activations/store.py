@@ -21,6 +21,7 @@ import numpy as np
 
 from gsae import artifacts
 from gsae.activations.arrays import SuperblockArray, digest_rows
+from gsae.activations.statistics import Sums, combined, sampled_superblocks
 from gsae.activations.superblocks import Statistics
 from gsae.errors import RunError
 
@@ -50,6 +51,11 @@ class Identity:
     seed: int
     language_model: str  # fingerprint, and the dtype that it computes in
     tokens: str  # fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest (64 hex digits) of all of it."""
+        return artifacts.fingerprint(dataclasses.asdict(self))
 
     def arrays(self, path: Path) -> dict[str, SuperblockArray]:
         """The arrays of the store at `path`: the sites, then the provenance."""
@@ -99,17 +105,36 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return unsealed(path, value)
 
 
+def read_sums(path: Path, k: int, superblock_rows: int) -> dict[str, Sums]:
+    """By site, the sums over superblock k that the record of the store at `path` holds; errors as `read_sealed`."""
+    found = read_sealed(record_path(path, k))["sums"]
+    return {
+        site: Sums(superblock_rows, np.array(part["total"]), float(part["squared_norm"]))
+        for site, part in found.items()
+    }
+
+
+def record_path(path: Path, k: int) -> Path:
+    """Where the record of superblock k is kept."""
+    return path / RECORDS / f"{k:08d}.json"
+
+
 @dataclasses.dataclass(frozen=True)
 class ActivationStore:
     """A finished store: the `Superblocks` on disk."""
 
     path: Path
     manifest: Mapping[str, Any]
+    statistics_rows: int = 0
     _compared: set[tuple[str, int]] = dataclasses.field(default_factory=set, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> "ActivationStore":
+    def open(cls, path: str | Path, statistics_rows: int = 0) -> "ActivationStore":
         """Opens a finished store; no row is read yet.
+
+        Args:
+            path: directory of the store.
+            statistics_rows: how many of its rows, in whole superblocks from the first, `statistics` is about; 0: all.
 
         Raises:
             RunError: when it is not finished, or its manifest or an array's metadata is missing or altered.
@@ -121,7 +146,7 @@ class ActivationStore:
         manifest = artifacts.verify(path)
         if manifest["format"] != FORMAT:
             raise RunError(f"{path}: is not an activation store of this version ({manifest['format']!r})")
-        return cls(path, manifest)
+        return cls(path, manifest, statistics_rows)
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -154,15 +179,18 @@ class ActivationStore:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the manifest, and so of every row."""
-        return self.manifest["fingerprint"]
+        """Digest of what decides the rows; that they are what was written is checked when they are read."""
+        return self.identity.fingerprint
 
     def width(self, site: str) -> int:
         """D of the site."""
         return self.identity.sites[site]
 
     def statistics(self, site: str) -> Statistics:
-        """Mean [D] float64 and mean squared norm over all rows of the site."""
+        """Mean [D] float64 and mean squared norm over the first `statistics_rows` rows of the site."""
+        count = sampled_superblocks(self.statistics_rows, self.superblock_rows, self.num_superblocks)
+        if count < self.num_superblocks:
+            return combined(read_sums(self.path, k, self.superblock_rows)[site] for k in range(count))
         found = self.manifest["statistics"][site]
         return {"mean": np.array(found["mean"]), "mean_squared_norm": found["mean_squared_norm"]}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Statistics(TypedDict):
-    """What input normalisation needs to know about one site, over all rows."""
+    """What input normalisation needs to know about one site, over all rows or the first of them."""
 
     mean: np.ndarray  # [D] float64
     mean_squared_norm: float  # mean over rows of the squared L2 norm
@@ -50,7 +50,7 @@ class Superblocks(Protocol):
         ...
 
     def statistics(self, site: str) -> Statistics:
-        """Mean and mean squared norm over all rows of the site."""
+        """Mean and mean squared norm over rows of the site: all, or a sample that does not depend on who makes them."""
         ...
 
     def read(self, site: str, k: int) -> np.ndarray:

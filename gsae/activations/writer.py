@@ -9,20 +9,19 @@ import numpy as np
 
 from gsae import artifacts
 from gsae.activations.arrays import digest_rows
-from gsae.activations.statistics import Sums, combined, sums
-from gsae.activations.store import FORMAT, IDENTITY, RECORDS, SETTINGS, Identity, read_sealed, sealed
+from gsae.activations.statistics import combined, finite_sums
+from gsae.activations.store import (
+    FORMAT,
+    IDENTITY,
+    RECORDS,
+    SETTINGS,
+    Identity,
+    read_sealed,
+    read_sums,
+    record_path,
+    sealed,
+)
 from gsae.errors import RunError, SettingError
-
-
-class NotFinite(RunError):
-    """A row of a site has an infinite or undefined number, or one so large that its squared norm is infinite."""
-
-    def __init__(self, site: str, rows_RD: np.ndarray):
-        with np.errstate(over="ignore"):
-            squared_norms = np.square(rows_RD.astype(np.float32)).sum(axis=1)
-        largest = np.nan_to_num(squared_norms, nan=np.inf, posinf=np.inf)
-        self.site, self.row = site, int(np.argmax(largest))
-        super().__init__(f"{site}: row {self.row} of a superblock is not finite")
 
 
 class StoreWriter:
@@ -49,9 +48,6 @@ class StoreWriter:
             artifacts.write_json(path / IDENTITY, sealed(wanted))
         self._arrays = identity.arrays(path)
 
-    def _record(self, k: int) -> Path:
-        return self.path / RECORDS / f"{k:08d}.json"
-
     @property
     def finished(self) -> bool:
         """Whether the manifest is there."""
@@ -59,7 +55,7 @@ class StoreWriter:
 
     def missing(self) -> list[int]:
         """The superblocks that are not finished."""
-        return [k for k in range(self.identity.num_superblocks) if not self._record(k).exists()]
+        return [k for k in range(self.identity.num_superblocks) if not record_path(self.path, k).exists()]
 
     def write(self, k: int, rows: Mapping[str, np.ndarray], provenance: Mapping[str, np.ndarray]) -> None:
         """Writes superblock k, whole, then its record. Writing it again gives the same bytes.
@@ -72,10 +68,7 @@ class StoreWriter:
         Raises:
             RunError: naming the site and the row (`NotFinite`), or what cannot be written.
         """
-        parts = {site: sums(rows[site]) for site in self.identity.sites}
-        for site, part in parts.items():
-            if not np.isfinite(part.squared_norm):
-                raise NotFinite(site, rows[site])
+        parts = finite_sums({site: rows[site] for site in self.identity.sites})
         columns = {**rows, **provenance}
         for name, array in self._arrays.items():
             array.create()
@@ -85,16 +78,16 @@ class StoreWriter:
             "digests": {name: digest_rows(columns[name]) for name in self._arrays},
             "sums": {site: {"total": p.total.tolist(), "squared_norm": p.squared_norm} for site, p in parts.items()},
         }
-        artifacts.write_json(self._record(k), sealed(record))
+        artifacts.write_json(record_path(self.path, k), sealed(record))
 
     def publish(self) -> None:
         """Writes the manifest from the records: it is the same whoever wrote them, and when."""
-        records = [read_sealed(self._record(k)) for k in range(self.identity.num_superblocks)]
+        numbers, rows = range(self.identity.num_superblocks), self.identity.superblock_rows
+        records = [read_sealed(record_path(self.path, k)) for k in numbers]
+        sums = [read_sums(self.path, k, rows) for k in numbers]
         statistics = {}
         for site in self.identity.sites:
-            found = [record["sums"][site] for record in records]
-            parts = [Sums(self.identity.superblock_rows, np.array(s["total"]), float(s["squared_norm"])) for s in found]
-            total = combined(parts)
+            total = combined(part[site] for part in sums)
             statistics[site] = {
                 "mean": total["mean"].tolist(),
                 "mean_squared_norm": total["mean_squared_norm"],
@@ -103,7 +96,7 @@ class StoreWriter:
         manifest = {
             "format": FORMAT,
             **dataclasses.asdict(self.identity),
-            "rows": self.identity.num_superblocks * self.identity.superblock_rows,
+            "rows": len(records) * rows,
             "statistics": statistics,
             "digests": {name: [record["digests"][name] for record in records] for name in self._arrays},
             "files": {

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,19 @@ from gsae.training.throughput import count_flops, peak_flops
 
 States = dict[str, GroupState]  # by Group.name
 OnEvaluate = Callable[[int, States], None]
+
+
+class Producer(Protocol):
+    """Whatever makes the rows, in a thread of its own, while the sweep trains on them."""
+
+    @property
+    def idle_seconds(self) -> float:
+        """For how long it has waited so far because nobody needed more rows yet."""
+        ...
+
+    def close(self) -> None:
+        """Stops it at once: rows that are being waited for do not come any more."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +70,7 @@ def train(
     on_evaluate: OnEvaluate | None = None,
     evaluate_every: int = 0,
     initialise: Callable[[Group], GroupState] | None = None,
+    producer: Producer | None = None,
 ) -> States:
     """Trains all groups side by side on the same batches, from the newest good checkpoint if there is one.
 
@@ -72,6 +86,7 @@ def train(
             run; the last checkpoint stays. It must not keep the arrays: the next step consumes them.
         evaluate_every: steps between two calls.
         initialise: the state of a group before the first update; by default `initial_state`.
+        producer: makes the rows of `batches` meanwhile; its waiting is logged, and it is closed at the end.
 
     Returns:
         The states after `steps` updates by `Group.name`; they are also in the newest checkpoint.
@@ -90,14 +105,18 @@ def train(
         # 2. Batches from that step on. Keys are folded from (seed, step) in the programs: nothing else to restore.
         stream: Any = batches.stream(start, steps)
         opened.callback(stream.close)  # ends the threads that read ahead
+        waiting = {"stall_share": lambda: batches.stall_seconds}
+        if producer:
+            opened.callback(producer.close)  # before them: they wait for it
+            waiting["language_model_stall_share"] = lambda: producer.idle_seconds
         first = next(stream)
         programs, flops = _compile(groups, states, first, settings, mesh)
         # 3. Logs, cut back to that step: what a killed process logged beyond it comes again, from the same updates.
         names = {group.name: [point.name for point in group.points] for group in groups}
         peak = peak_flops(mesh.devices.flat[0])
-        logger.start(start, names, flops, peak and peak * mesh.size)
+        logger.start(start, names, flops, peak and peak * mesh.size, waiting)
 
-        stalled_before, previous = batches.stall_seconds, None
+        previous = None
         for t, batch in zip(range(start, steps), itertools.chain([first], stream), strict=True):
             if resampling and t in resampling.steps:
                 _resample(groups, states, batches, t, resampling, settings, mesh, logger.say)
@@ -108,7 +127,7 @@ def train(
             logger.flush()
             done, previous = t + 1, metrics
             if logger.due(done):
-                logger.hand_over(done, metrics, batches.stall_seconds - stalled_before)
+                logger.hand_over(done, metrics)
             _keep(done, states, steps, checkpoints, logger, stop)
             if on_evaluate and evaluate_every and done % evaluate_every == 0 and done < steps:
                 logger.flush()

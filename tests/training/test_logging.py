@@ -36,9 +36,9 @@ def lines_of(directory):
 
 def test_a_line_is_written_when_it_is_read_not_when_it_is_handed_over(tmp_path):
     with logger_in(tmp_path) as logger:
-        logger.start(0, NAMES, flops_per_step=1e6, peak=1e12)
+        logger.start(0, NAMES, flops_per_step=1e6, peak=1e12, waiting={"stall_share": lambda: 3.0})
         assert [step for step in range(1, 11) if logger.due(step)] == [2, 4, 6, 8, 10]
-        logger.hand_over(2, metrics(), stall_seconds=0.0)
+        logger.hand_over(2, metrics())
         assert lines_of(tmp_path) == []
         logger.flush()
         (line,) = lines_of(tmp_path)
@@ -52,35 +52,37 @@ def test_a_line_is_written_when_it_is_read_not_when_it_is_handed_over(tmp_path):
         steps_per_second = timing["tokens_per_second"] / 100
         assert timing["flop_utilisation"] == pytest.approx(steps_per_second * 1e6 / 1e12)
         logger.flush()
-        logger.hand_over(4, metrics(), stall_seconds=0.0)
-        logger.hand_over(6, metrics(), stall_seconds=0.0)
+        logger.hand_over(4, metrics())
+        logger.hand_over(6, metrics())
         assert [line["step"] for line in lines_of(tmp_path)] == [2, 4]
 
 
 def test_rates_leave_pauses_out_and_count_stalls(tmp_path, monkeypatch):
-    now = [0.0]
+    now, waited, idle = [0.0], [7.0], [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    waiting = {"stall_share": lambda: waited[0], "language_model_stall_share": lambda: idle[0]}
     with logger_in(tmp_path) as logger:
-        logger.start(0, NAMES)
-        now[0] = 1.0
-        with logger.paused():
-            now[0] = 4.0
-        now[0] = 5.0
-        logger.hand_over(2, metrics(), stall_seconds=0.5)
+        logger.start(0, NAMES, waiting=waiting)
+        now[0], idle[0] = 1.0, 1.0
+        with logger.paused():  # the language model goes on waiting
+            now[0], idle[0] = 4.0, 4.0
+        now[0], waited[0], idle[0] = 5.0, 7.5, 4.5
+        logger.hand_over(2, metrics())
         logger.flush()
-        now[0] = 6.0
-        logger.hand_over(6, metrics(), stall_seconds=0.75)
+        now[0], waited[0] = 6.0, 7.75
+        logger.hand_over(6, metrics())
         logger.flush()
     first, second = (line["timing"] for line in lines_of(tmp_path))
-    assert first == {"tokens_per_second": 100.0, "stall_share": 0.25, "seconds": 5.0}
-    assert second == {"tokens_per_second": 400.0, "stall_share": 0.25, "seconds": 6.0}
+    shares = {"stall_share": 0.25, "language_model_stall_share": 0.75}
+    assert first == {"tokens_per_second": 100.0, **shares, "seconds": 5.0}
+    assert second == {"tokens_per_second": 400.0, **shares, "language_model_stall_share": 0.0, "seconds": 6.0}
 
 
 def test_numbers_that_are_not_finite_are_null_and_their_point_is_named_once(tmp_path, capsys):
     with logger_in(tmp_path) as logger:
         logger.start(0, NAMES)
         for step in (2, 4):
-            logger.hand_over(step, metrics(loss=(np.nan, np.inf), active=(1.0, 0.0)), 0.0)
+            logger.hand_over(step, metrics(loss=(np.nan, np.inf), active=(1.0, 0.0)))
         logger.flush()
     assert [line["points"]["second"]["loss"] for line in lines_of(tmp_path)] == [None, None]
     said = [line for line in capsys.readouterr().err.splitlines() if "not finite" in line]
@@ -90,7 +92,7 @@ def test_numbers_that_are_not_finite_are_null_and_their_point_is_named_once(tmp_
 def test_the_bar_shows_rate_and_ranges(tmp_path, capsys):
     with logger_in(tmp_path, bar=True) as logger:
         logger.start(4, NAMES)
-        logger.hand_over(6, metrics(), 0.0)
+        logger.hand_over(6, metrics())
         logger.flush()
     shown = capsys.readouterr().err
     assert "6/10" in shown and "tokens/s" in shown and "loss 1 to 2" in shown and "L0 3 to 4" in shown
@@ -102,7 +104,7 @@ def test_a_resumed_log_is_cut_back_and_goes_on(tmp_path, torn):
     (tmp_path / METRICS).write_text(text + torn)
     with logger_in(tmp_path) as logger:
         logger.start(5, NAMES)
-        logger.hand_over(6, metrics(), 0.0)
+        logger.hand_over(6, metrics())
         logger.flush()
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [2, 4, 6] and "points" in lines[2]
@@ -146,8 +148,8 @@ def test_tensorboard_gets_every_metric_and_purges_what_comes_again(tmp_path, mon
 
     monkeypatch.setattr(tensorboardX, "SummaryWriter", spy)
     with logger_in(tmp_path, tensorboard=True) as logger:
-        logger.start(0, NAMES)
-        logger.hand_over(2, metrics(), 0.0)
+        logger.start(0, NAMES, waiting={"stall_share": lambda: 0.0})
+        logger.hand_over(2, metrics())
         logger.flush()
     (file,) = (tmp_path / "tensorboard").iterdir()
     data = file.read_bytes()
@@ -185,7 +187,7 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", Wandb)
     with logger_in(tmp_path, wandb_project="mine", settings={"seed": 0}) as logger:
         logger.start(0, NAMES)
-        logger.hand_over(2, metrics(), 0.0)
+        logger.hand_over(2, metrics())
         logger.flush()
     options, (step, values), last = calls
     assert options["project"] == "mine" and options["resume"] == "allow" and options["config"] == {"seed": 0}

@@ -1,0 +1,196 @@
+"""Superblocks straight from the language model, while the sweep trains on them: the rows of a store, without the store.
+
+A generation is one superblock at all sites. One thread makes them, in the order in which they are asked for. Batches
+asks for the next one as soon as it begins to consume one, so that a generation is consumed whole while the following
+one is made: two are in memory, and a resumed run makes at most these two again. Both sides wait for each other: the
+sweep when a generation is not there yet (`Batches.stall_seconds`), the language model when both places are taken
+(`Live.idle_seconds`).
+"""
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from gsae import artifacts
+from gsae.activations.forward import Forward
+from gsae.activations.order import RowOrder
+from gsae.activations.statistics import NotFinite, Sums, combined, finite_sums, sampled_superblocks
+from gsae.activations.store import sealed, unsealed
+from gsae.activations.superblocks import Statistics
+from gsae.errors import RunError
+from gsae.language_models.loading import LanguageModel
+from gsae.language_models.sites import Site
+from gsae.text.tokens import TokenStore
+
+GENERATIONS = 2  # in memory: the one in use, and the one being made or waiting
+
+
+class Generation(NamedTuple):
+    """One superblock, by site."""
+
+    rows: dict[str, np.ndarray]  # [R, D]
+    sums: dict[str, Sums]
+
+
+class Live:
+    """The `Superblocks` that a store of the same settings holds, made when they are read, bit for bit.
+
+    Attributes:
+        made: how many generations this process has made.
+    """
+
+    def __init__(self, forward: Forward, statistics_path: Path, *, statistics_rows: int = 0, progress: bool = True):
+        """Makes nothing yet.
+
+        Args:
+            forward: makes the rows.
+            statistics_path: the JSON file that keeps the statistics, a few kilobytes: all that is ever written.
+            statistics_rows: how many rows, in whole superblocks from the first, `statistics` is about; 0: all.
+            progress: draws a bar while they are made for the statistics.
+        """
+        self._forward, self._statistics_path, self._progress = forward, Path(statistics_path), progress
+        self.identity = forward.identity
+        self.sites = tuple(self.identity.sites)
+        self.superblock_rows, self.num_superblocks = self.identity.superblock_rows, self.identity.num_superblocks
+        self.rows = self.superblock_rows * self.num_superblocks
+        self.fingerprint = self.identity.fingerprint
+        self.made = 0
+        self._sampled = sampled_superblocks(statistics_rows, self.superblock_rows, self.num_superblocks)
+        self._producer = ThreadPoolExecutor(1, "language-model")
+        self._lock = threading.Lock()
+        self._generations: OrderedDict[int, Future[Generation]] = OrderedDict()  # least recently used first
+        self._closed = threading.Event()
+        self._idle_seconds = 0.0
+        self._idle_since: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        language_model: LanguageModel,
+        token_store: TokenStore,
+        sites: Sequence[Site],
+        statistics_path: Path,
+        *,
+        superblock_rows: int,
+        max_rows: int | None = None,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+        batch_size: int = 32,
+        statistics_rows: int = 0,
+        progress: bool = True,
+    ) -> "Live":
+        """The rows that `harvest` of the same arguments writes; see there. Raises the same SettingErrors."""
+        order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
+        forward = Forward(language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype)
+        return cls(forward, statistics_path, statistics_rows=statistics_rows, progress=progress)
+
+    def width(self, site: str) -> int:
+        """D of the site."""
+        return self.identity.sites[site]
+
+    def read(self, site: str, k: int) -> np.ndarray:
+        """Superblock k of a site, [R, D] in the dtype of the rows; waits until it is made. For all to share: not to be
+        written to.
+
+        Raises:
+            RunError: when a row is not finite, naming the document.
+        """
+        return self._generation(k).result().rows[site]
+
+    def provenance(self, k: int) -> Mapping[str, np.ndarray]:
+        """`token_id`, `sequence_id`, `position` of every row of superblock k, each [R] int32; needs no forward pass."""
+        return self._forward.order.provenance(k)
+
+    def _generation(self, k: int) -> Future[Generation]:
+        if not 0 <= k < self.num_superblocks:
+            raise IndexError(f"superblock {k}: there are {self.num_superblocks}")
+        with self._lock:
+            if k not in self._generations:
+                while len(self._generations) >= GENERATIONS:
+                    self._generations.popitem(last=False)
+                self._generations[k] = self._producer.submit(self._make, k)
+            self._generations.move_to_end(k)
+            return self._generations[k]
+
+    def _make(self, k: int) -> Generation:
+        self._set_idle(False)
+        try:
+            rows = self._forward.superblock(k, self._go_on)
+            made = Generation(rows, finite_sums(rows))
+        except NotFinite as error:
+            raise self._forward.blamed(error, k) from error
+        finally:
+            self._set_idle(True)
+        self.made += 1
+        return made
+
+    def _go_on(self, rows: int) -> None:
+        if self._closed.is_set():
+            raise RunError("the language model was told to stop")
+
+    def _set_idle(self, idle: bool) -> None:
+        with self._lock:
+            now = time.perf_counter()
+            if self._idle_since is not None:
+                self._idle_seconds += now - self._idle_since
+            self._idle_since = now if idle else None
+
+    @property
+    def idle_seconds(self) -> float:
+        """For how long the language model has waited so far, since its first generation, until one more was needed."""
+        with self._lock:
+            return self._idle_seconds + (time.perf_counter() - self._idle_since if self._idle_since else 0.0)
+
+    def close(self) -> None:
+        """Ends the thread, in the middle of a generation if need be; nothing can be read any more."""
+        self._closed.set()
+        self._producer.shutdown(cancel_futures=True)
+
+    def statistics(self, site: str) -> Statistics:
+        """Mean [D] float64 and mean squared norm over the first `statistics_rows` rows of the site.
+
+        They are what the store of the same settings says, to the last bit. Made once, in a pass over these rows, and
+        kept on the disk.
+        """
+        return self._statistics[site]
+
+    @cached_property
+    def _statistics(self) -> dict[str, Statistics]:
+        about = {"rows": self.fingerprint, "superblocks": self._sampled}
+        kept = self._kept_statistics()
+        if kept.get("about") != about:
+            made = self._make_statistics()
+            plain = {site: {**found, "mean": found["mean"].tolist()} for site, found in made.items()}
+            kept = {"about": about, "sites": plain}
+            artifacts.write_json(self._statistics_path, sealed(kept))
+        return {
+            site: {"mean": np.array(found["mean"]), "mean_squared_norm": found["mean_squared_norm"]}
+            for site, found in kept["sites"].items()
+        }
+
+    def _kept_statistics(self) -> dict:
+        try:
+            return unsealed(self._statistics_path, json.loads(self._statistics_path.read_text()))
+        except (OSError, ValueError, RunError):  # missing, or not what was written: they can always be made again
+            return {}
+
+    def _make_statistics(self) -> dict[str, Statistics]:
+        parts = []
+        total = self._sampled * self.superblock_rows
+        with tqdm(total=total, desc="statistics", unit=" rows", unit_scale=True, disable=not self._progress) as bar:
+            for k in range(self._sampled):
+                made = self._generation(k).result()
+                if k + 1 < self._sampled:
+                    self._generation(k + 1)  # the language model need not wait for the bar
+                parts.append(made.sums)
+                bar.update(self.superblock_rows)
+        return {site: combined(part[site] for part in parts) for site in self.sites}

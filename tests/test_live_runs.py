@@ -1,0 +1,63 @@
+"""Whole runs on rows made live: the weights, results and logs of the same run on a store."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_run
+from safetensors.numpy import load_file
+
+from gsae import config, pipeline
+from gsae.errors import RunError
+
+# Three generations an epoch and a bit more than two epochs; no resampling, which other tests look at.
+SHORT = {
+    "activations__rows": 3072,
+    "activations__superblock_rows": 1024,
+    "training__steps": 26,
+    "sweep__gated__sparsity_coefficients": (0.1,),
+    "sweep__standard__sparsity_coefficients": (0.05,),
+    "sae__decoder_bias": "mean",
+    "evaluation__every": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return tiny_run.documents(tmp_path_factory.mktemp("texts"))
+
+
+def run(texts, workdir, source, stage="all", **changes):
+    settings = tiny_run.configuration(texts, activations__source=source, **(SHORT | changes))
+    pipeline.run(config.parse(settings), workdir, stage=stage)
+
+
+def weights(workdir):
+    return {file.parent.name: load_file(file) for file in sorted(workdir.glob("autoencoders/*/weights.safetensors"))}
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "logs" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
+    cached, live = tmp_path / "cached", tmp_path / "live"
+    run(texts, cached, "store")
+    with pytest.raises(RunError, match="run --stage=tokenise first"):
+        run(texts, live, "live", stage="train")
+    run(texts, live, "live")
+    assert "harvest: nothing to do" in capsys.readouterr().out
+    assert not (live / "activations").exists()
+    ours, others = weights(live), weights(cached)
+    assert ours.keys() == others.keys() and len(ours) == 2
+    for point, arrays in ours.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, others[point][name], err_msg=f"{point} {name}")
+    assert (live / "results.csv").read_text() == (cached / "results.csv").read_text()
+    timings = {workdir: [line.pop("timing") for line in lines(workdir)] for workdir in (live, cached)}
+    assert all(0 <= timing["language_model_stall_share"] < 1.01 for timing in timings[live])
+    assert not any("language_model_stall_share" in timing for timing in timings[cached])
+    # The weights are the same whichever way the rows came: nothing is left to train for the other source.
+    capsys.readouterr()
+    run(texts, live, "store")
+    assert "GFLOP a step" not in capsys.readouterr().out
