@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gsae.language_models.attention_blocks import attend_in_blocks
 from gsae.language_models.sites import NAMES, Site
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -95,7 +96,7 @@ class Attention(nnx.Module):
         qkv = self.qkv(h_BTD).reshape(*h_BTD.shape[:2], 3, s.num_heads, s.head_width)
         q_BTNH, k_BTNH, v_BTNH = (qkv[:, :, i] for i in range(3))
         q_BTNH, k_BTNH = (rotate(x, s.rotary_width, s.rotary_base) for x in (q_BTNH, k_BTNH))
-        z_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BTNH, v_BTNH, is_causal=True)
+        z_BTNH = attend_in_blocks(q_BTNH, k_BTNH, v_BTNH, scale=s.head_width**-0.5)
         return z_BTNH.reshape(*h_BTD.shape[:2], -1)
 
 
