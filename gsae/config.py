@@ -78,6 +78,8 @@ class ActivationSettings:
     dtype: str = one_of("bfloat16", "float32")
     sequences_at_once: int = positive(operational=True)
     statistics_rows: int = not_negative()
+    devices: int = not_negative(operational=True)
+    memory_gb: float = not_negative(operational=True)
     store: str = anything(operational=True)
 
 

@@ -51,6 +51,8 @@ class Job:
                 self.config.text.context_length,
                 f"the language model was made for at most {self.language_model.settings.context_length} tokens",
             )
+        if self.config.activations.source == "live":
+            self._check_memory()
         if (self.workdir / SECONDS).exists():
             self.seconds = json.loads((self.workdir / SECONDS).read_text())
         artifacts.write_json(recorded, schema.plain(self.config))
@@ -59,7 +61,34 @@ class Job:
     def mesh(self) -> jax.sharding.Mesh:
         """The mesh that the sweep trains on."""
         sizes = self.config.mesh
-        return make_mesh(sizes.sweep, sizes.data, sizes.feature)
+        return make_mesh(sizes.sweep, sizes.data, sizes.feature, reserved=self.config.activations.devices)
+
+    @property
+    def language_model_devices(self) -> list[jax.Device]:
+        """The devices that make the rows: those of the mesh, or as many beside it as the settings say."""
+        own = self.config.activations.devices
+        return jax.devices()[-own:] if own else list(self.mesh.devices.flat)
+
+    def _check_memory(self) -> None:
+        from gsae.memory import live_needs
+
+        activations = self.config.activations
+        needs = live_needs(
+            self.language_model,
+            self.sites,
+            self.groups,
+            self.mesh,
+            self.language_model_devices,
+            recipe.step_settings(self.config),
+            superblock_rows=activations.superblock_rows,
+            context_length=self.config.text.context_length,
+            sequences_at_once=activations.sequences_at_once,
+            dtype=activations.dtype,
+            limit=int(activations.memory_gb * 1e9),
+        )
+        for need in needs:
+            need.check()
+            print(f"live: about {need.describe()}")
 
     @functools.cached_property
     def language_model(self) -> Any:
@@ -116,6 +145,7 @@ class Job:
             self.sites,
             self.workdir / STATISTICS,
             statistics_rows=self.config.activations.statistics_rows,
+            devices=self.language_model_devices,
             **recipe.rows(self.config),
         )
 

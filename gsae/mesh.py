@@ -11,14 +11,16 @@ FEATURE = "feature"  # features of an autoencoder
 AXES = (SWEEP, DATA, FEATURE)
 
 
-def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1) -> Mesh:
+def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1, reserved: int = 0) -> Mesh:
     """An explicit mesh of `sweep * data * feature` devices; at most one size may be -1 (all the devices that are left).
+
+    The last `reserved` devices are left to others.
 
     Raises:
         SettingError: when a size is not positive, or the mesh needs more devices than there are.
     """
     sizes = {SWEEP: sweep, DATA: data, FEATURE: feature}
-    devices = jax.device_count()
+    devices = jax.device_count() - reserved
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1:
         raise SettingError("config.mesh", tuple(sizes.values()), "at most one of sweep, data, feature may be -1")
@@ -29,13 +31,16 @@ def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1) -> Mesh:
         fixed = 1
         for size in sizes.values():
             fixed *= max(size, 1)
-        if devices % fixed:
+        if devices < fixed or devices % fixed:
             allowed = f"{devices} devices do not divide by the other axes ({fixed})"
             raise SettingError(f"config.mesh.{free[0]}", -1, allowed)
         sizes[free[0]] = devices // fixed
     needed = sizes[SWEEP] * sizes[DATA] * sizes[FEATURE]
     if needed > devices:
-        raise SettingError("config.mesh", tuple(sizes.values()), f"needs {needed} devices, this machine has {devices}")
+        besides = f" beside config.activations.devices = {reserved}" if reserved else ""
+        raise SettingError(
+            "config.mesh", tuple(sizes.values()), f"needs {needed} devices, this machine has {devices}{besides}"
+        )
     return jax.make_mesh(
         tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * 3, devices=jax.devices()[:needed]
     )

@@ -131,7 +131,14 @@ def harvest(job: Job) -> None:
     if job.config.activations.source == "live":
         print("harvest: nothing to do (config.activations.source = 'live': rows are made while the sweep trains)")
         return
-    harvest_rows(job.language_model, job.tokens("train"), job.sites, job.activations_path, **recipe.rows(job.config))
+    harvest_rows(
+        job.language_model,
+        job.tokens("train"),
+        job.sites,
+        job.activations_path,
+        devices=job.language_model_devices,
+        **recipe.rows(job.config),
+    )
 
 
 def _made_from(path: Path, wanted: Mapping[str, Any], setting: str) -> bool:

@@ -30,9 +30,13 @@ ARROWS = {
     "schema": {"durations", "errors"},
     "config": {"errors", "schema"},
     "recipe": {"autoencoders", "config", "durations", "errors", "language_models.sites", "mesh", "schema", "training"},
+    "memory": {
+        "activations.forward", "activations.live", "errors", "language_models.loading", "language_models.sites",
+        "training",
+    },
     "job": {
-        "activations.live", "activations.store", "artifacts", "config", "errors", "language_models", "mesh", "recipe",
-        "schema", "text.tokens", "training",
+        "activations.live", "activations.store", "artifacts", "config", "errors", "language_models", "memory", "mesh",
+        "recipe", "schema", "text.tokens", "training",
     },
     "pipeline": {
         "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "recipe", "reports",

@@ -36,6 +36,13 @@ def weights(workdir):
     return {file.parent.name: load_file(file) for file in sorted(workdir.glob("autoencoders/*/weights.safetensors"))}
 
 
+def assert_equal(ours, others):
+    assert ours.keys() == others.keys() and len(ours) == 2
+    for point, arrays in ours.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, others[point][name], err_msg=f"{point} {name}")
+
+
 def lines(workdir):
     return [json.loads(line) for line in (workdir / "logs" / "metrics.jsonl").read_text().splitlines()]
 
@@ -48,11 +55,7 @@ def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
     run(texts, live, "live")
     assert "harvest: nothing to do" in capsys.readouterr().out
     assert not (live / "activations").exists()
-    ours, others = weights(live), weights(cached)
-    assert ours.keys() == others.keys() and len(ours) == 2
-    for point, arrays in ours.items():
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(array, others[point][name], err_msg=f"{point} {name}")
+    assert_equal(weights(live), weights(cached))
     assert (live / "results.csv").read_text() == (cached / "results.csv").read_text()
     timings = {workdir: [line.pop("timing") for line in lines(workdir)] for workdir in (live, cached)}
     assert all(0 <= timing["language_model_stall_share"] < 1.01 for timing in timings[live])
@@ -61,3 +64,20 @@ def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
     capsys.readouterr()
     run(texts, live, "store")
     assert "GFLOP a step" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "devices",
+    [
+        {"mesh__sweep": 1, "mesh__data": 2, "mesh__feature": 2},  # the language model shares them
+        {"mesh__sweep": 1, "mesh__data": -1, "mesh__feature": 2, "activations__devices": 4},  # it has four of its own
+    ],
+    ids=["shared", "of its own"],
+)
+def test_on_several_devices_live_equals_cached(texts, tmp_path, devices):
+    for source in ("store", "live"):
+        run(texts, tmp_path / source, source, stage="tokenise", **devices)
+        run(texts, tmp_path / source, source, stage="harvest", **devices)
+        run(texts, tmp_path / source, source, stage="train", **devices)
+    assert_equal(weights(tmp_path / "live"), weights(tmp_path / "store"))

@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gsae.activations.order import RowOrder
 from gsae.activations.statistics import NotFinite
@@ -14,13 +16,14 @@ from gsae.activations.store import Identity
 from gsae.errors import RunError, SettingError
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site, last_layer
+from gsae.mesh import DATA
 from gsae.text.tokens import TokenStore
 
 DTYPES = {"bfloat16": jnp.dtype(jnp.bfloat16), "float32": jnp.dtype(jnp.float32)}
 
 
 @functools.lru_cache(maxsize=4)  # a model that harvests twice compiles once
-def _capture(graph: nnx.GraphDef, sites: tuple[Site, ...], dtype: jnp.dtype) -> Callable[..., tuple[jax.Array, ...]]:
+def _capture(graph: nnx.GraphDef, sites: tuple[Site, ...], dtype: jnp.dtype) -> jax.stages.Wrapped:
     @jax.jit
     def capture(parameters: nnx.State, tokens_BT: jax.Array) -> tuple[jax.Array, ...]:
         model = nnx.merge(graph, parameters)
@@ -30,12 +33,20 @@ def _capture(graph: nnx.GraphDef, sites: tuple[Site, ...], dtype: jnp.dtype) -> 
     return capture
 
 
+def traced(language_model: LanguageModel, sites: Sequence[Site], shape: tuple[int, int], dtype: str) -> Any:
+    """The pass over token ids of a shape [B, T] as a traced program, of which nothing is computed."""
+    graph, parameters = nnx.split(language_model.model)
+    tokens_BT = jax.ShapeDtypeStruct(shape, np.int32)
+    return _capture(graph, tuple(sites), DTYPES[dtype]).trace(parameters, tokens_BT)
+
+
 class Forward:
     """Makes superblocks: one jitted forward pass per batch of sequences gives all the sites.
 
     Batch j is always sequences j * B to (j + 1) * B - 1 of the permuted order, whichever superblock asks for it, so a
     superblock is a pure function of its number, and the batch that two superblocks share is computed once when they
-    are made one after the other. Rounding may depend on B; rows and their order do not.
+    are made one after the other. Several devices take equal parts of a batch, every one with a copy of the parameters
+    and without a word to the others. Rounding may depend on B and on the devices; rows and their order do not.
 
     Attributes:
         widths: W of every site by name.
@@ -52,6 +63,7 @@ class Forward:
         *,
         batch_size: int,
         dtype: str,
+        devices: Sequence[jax.Device] | None = None,
     ):
         """Prepares the pass; nothing is computed yet.
 
@@ -62,6 +74,7 @@ class Forward:
             sites: the places to read.
             batch_size: B, sequences in one pass.
             dtype: of the rows, `bfloat16` or `float32`.
+            devices: those that compute, of this process; None for its first.
 
         Raises:
             SettingError: for no site, a site twice, a layer that the model does not have, another dtype, B < 1.
@@ -82,7 +95,14 @@ class Forward:
         self.widths = {str(site): language_model.model.site_width(site.name) for site in sites}
         self.order, self._token_store = order, token_store
         self._tokens, self._batch_size, self._dtype = token_store.tokens, batch_size, DTYPES[dtype]
-        graph, self._parameters = nnx.split(language_model.model)
+        # Its own mesh, without explicit axes: lookups in the embedding refuse them.
+        mesh = Mesh(np.asarray(devices or jax.local_devices()[:1]), (DATA,))
+        self._sharding, self._padded_size = (
+            NamedSharding(mesh, PartitionSpec(DATA)),
+            -(-batch_size // mesh.size) * mesh.size,
+        )
+        graph, parameters = nnx.split(language_model.model)
+        self._parameters = jax.device_put(parameters, NamedSharding(mesh, PartitionSpec()))
         self._capture = _capture(graph, tuple(sites), self._dtype)
         compute_dtype = jax.tree.leaves(self._parameters)[0].dtype
         self.identity = Identity(
@@ -100,9 +120,9 @@ class Forward:
         """Starts batch j, if it is not the newest one anyway; the arrays [B, T, W] may still be on their way."""
         if self._newest is None or self._newest[0] != j:
             ids = self.order.sequences[j * self._batch_size : (j + 1) * self._batch_size]
-            tokens_BT = np.zeros((self._batch_size, self._tokens.shape[1]), np.int32)
+            tokens_BT = np.zeros((self._padded_size, self._tokens.shape[1]), np.int32)
             tokens_BT[: len(ids)] = self._tokens[ids]
-            self._newest = j, self._capture(self._parameters, tokens_BT)
+            self._newest = j, self._capture(self._parameters, jax.device_put(tokens_BT, self._sharding))
         return self._newest[1]
 
     def superblock(self, k: int, on_rows: Callable[[int], object] = lambda count: None) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from gsae.activations.forward import Forward
@@ -32,6 +33,7 @@ def harvest(
     dtype: str = "bfloat16",
     seed: int = 0,
     batch_size: int = 32,
+    devices: Sequence[jax.Device] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     progress: bool = True,
@@ -53,6 +55,7 @@ def harvest(
         dtype: of the stored rows, `bfloat16` or `float32`.
         seed: decides the order of the rows.
         batch_size: sequences in one forward pass.
+        devices: those of this process that share every pass; None for its first.
         process_index: which of the processes this is; process k mod `process_count` writes superblock k.
         process_count: how many processes share the work.
         progress: says what will be written, and draws a bar with rows a second and the time left.
@@ -62,7 +65,7 @@ def harvest(
         RunError: when the disk has no room, or an activation is not finite (naming the document).
     """
     order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
-    forward = Forward(language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype)
+    forward = Forward(language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype, devices=devices)
     identity = forward.identity
     writer = StoreWriter(Path(path), identity)
     if writer.finished:

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -85,12 +86,15 @@ class Live:
         dtype: str = "bfloat16",
         seed: int = 0,
         batch_size: int = 32,
+        devices: Sequence[jax.Device] | None = None,
         statistics_rows: int = 0,
         progress: bool = True,
     ) -> "Live":
         """The rows that `harvest` of the same arguments writes; see there. Raises the same SettingErrors."""
         order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
-        forward = Forward(language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype)
+        forward = Forward(
+            language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype, devices=devices
+        )
         return cls(forward, statistics_path, statistics_rows=statistics_rows, progress=progress)
 
     def width(self, site: str) -> int:

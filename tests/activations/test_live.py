@@ -1,8 +1,10 @@
 """Rows made live are the rows of the store, and no more than two generations of them are there at a time."""
 
+import re
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 from tiny_harvest import HARVEST, SITES, make_language_model
@@ -112,6 +114,23 @@ def test_two_generations_are_in_memory_and_both_sides_wait(live, monkeypatch):
     assert len(made) == GENERATIONS + 1 and live.idle_seconds > idle
     assert len(live._generations) == GENERATIONS
     stream.close()
+
+
+def test_devices_share_a_pass_without_a_word(language_model, token_store, live, tmp_path):
+    """Three devices and eight sequences: padded to nine. Nothing crosses between devices."""
+    file = tmp_path / "statistics.json"
+    shared = Live.of(language_model, token_store, SITES, file, devices=jax.devices()[5:8], **HARVEST)
+    assert shared.fingerprint == live.fingerprint
+    for site in NAMES:
+        ours, others = (source.read(site, 1).astype(np.float32) for source in (shared, live))
+        np.testing.assert_allclose(ours, others, rtol=0, atol=2**-7 * np.abs(others).max())
+    forward = shared._forward
+    (captured, *_) = forward._batch(0)
+    assert captured.sharding.device_set == set(jax.devices()[5:8]) and captured.shape[0] == 9
+    tokens = jax.ShapeDtypeStruct((9, 16), np.int32, sharding=forward._sharding)
+    program = forward._capture.lower(forward._parameters, tokens).compile().as_text()
+    assert not re.search("all-gather|all-reduce|all-to-all|collective-permute", program)
+    shared.close()
 
 
 def test_it_stops_in_the_middle_of_a_generation(live, monkeypatch):
