@@ -68,9 +68,7 @@ def get_config() -> ConfigDict:
     config.activations.dtype = "bfloat16"  # of the rows, on disk and live: "bfloat16" | "float32"
     config.activations.sequences_at_once = 64  # sequences in one forward pass
     config.activations.devices = 0  # devices beside those of the mesh that make the rows; 0: those of the mesh do
-    config.activations.memory_gb = (
-        0.0  # GB that a live run may need of each device, of the host on CPU; 0: all there are
-    )
+    config.activations.memory_gb = 0.0  # GB that live may need of each device (on CPU, of the host); 0: all there are
     config.activations.statistics_rows = 2_097_152  # the first so many rows give the mean and the scale; 0: all of them
     config.activations.store = ""  # source "store": its directory; "": <workdir>/activations. Runs may share it
 
