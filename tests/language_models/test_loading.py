@@ -1,5 +1,6 @@
 """Directories that load, and the one line that refuses each kind that does not."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from gsae import artifacts
 from gsae.errors import SettingError
+from gsae.language_models import fingerprint, hub
+from gsae.language_models.directory import identifying_files
 from gsae.language_models.loading import load_language_model
 from gsae.language_models.saving import save_language_model
 from gsae.language_models.tokenizing import SEPARATOR, joined_tokens, train_tokenizer
@@ -193,10 +197,11 @@ def test_settings_that_are_not_implemented_are_refused_by_name(directory, change
         assert word in message
 
 
-def test_damaged_and_missing_files_are_named(directory, tmp_path):
+def test_damaged_and_missing_files_are_named(directory, tmp_path, tokenizer):
     assert "is no directory" in refusal(tmp_path / "nowhere" / "at" / "all")
     (directory / "tokenizer.json").write_text("{")
     assert "tokenizer.json" in refusal(directory)
+    tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "model.safetensors").write_bytes(b"\0" * 40)
     assert "is no readable safetensors file" in refusal(directory)
     (directory / "model.safetensors").unlink()
@@ -207,21 +212,26 @@ def test_damaged_and_missing_files_are_named(directory, tmp_path):
     assert "without config.json" in refusal(directory)
 
 
-def test_a_hub_id_that_cannot_be_had_is_refused(monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def test_large_files_of_the_hubs_cache_are_known_by_their_names(directory, tmp_path, monkeypatch):
+    plain = load_language_model(str(directory)).fingerprint
+    snapshot, blobs = tmp_path / "cache" / "snapshots" / "0", tmp_path / "cache" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in directory.glob("*.*"):
+        data = path.read_bytes()
+        large = path.suffix == ".safetensors"
+        blob = blobs / (hashlib.sha256(data) if large else hashlib.sha1(data)).hexdigest()
+        blob.write_bytes(data)
+        (snapshot / path.name).symlink_to(blob)
+    read = []
+    monkeypatch.setattr(fingerprint, "digest_file", lambda path: read.append(path.name) or artifacts.digest_file(path))
+    assert load_language_model(str(snapshot)).fingerprint == plain
+    assert sorted(read) == ["config.json", "tokenizer.json", "tokenizer_config.json"]
 
-    def unreachable(name, **_):
-        raise LocalEntryNotFoundError(f"{name}: no connection\nand more lines")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    message = refusal("someone/some-model")
-    assert "someone/some-model" in message
-    assert "hub" in message
-
-
-def test_a_hub_id_is_loaded_from_its_snapshot(monkeypatch, directory):
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(directory))
-    assert load_language_model("someone/some-model").settings == SETTINGS
+def test_the_bundled_model_is_still_the_one_that_stores_were_made_with():
+    files = identifying_files(hub.find("bundled").directory)
+    with fingerprint.Digests(files) as digests:
+        assert digests.fingerprint() == "0386bf0a53e7280ea9d754487701d43ed8564369d4d25044b62920d67206006d"
+    with pytest.raises(SettingError, match=r"config\.language_model\.revision = 'step1': must be 'main'"):
+        load_language_model("bundled", revision="step1")
