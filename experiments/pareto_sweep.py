@@ -40,7 +40,8 @@ def get_config() -> ConfigDict:
 
     config.language_model = ConfigDict()
     config.language_model.name = "bundled"  # "bundled", a directory, or a hub id such as "EleutherAI/pythia-70m"
-    config.language_model.dtype = "float32"  # of its parameters and forward pass: "float32" | "bfloat16"
+    config.language_model.revision = "main"  # of a hub id: branch, tag or commit; the workdir keeps the commit it meant
+    config.language_model.dtype = "float32"  # of its parameters and forward pass: "float32" | "bfloat16" | "float16"
 
     config.text = ConfigDict()
     config.text.source = "python_standard_library"  # | "files" | "hugging_face"

@@ -41,7 +41,8 @@ class LanguageModelSettings:
     """Which language model."""
 
     name: str = text()
-    dtype: str = one_of("float32", "bfloat16")
+    revision: str = text()
+    dtype: str = one_of("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gsae.training.sinks import require_wandb
 from gsae.training.step import GroupState, initial_state
 
 CONFIG = "config.json"
+LANGUAGE_MODEL = "language_model.json"  # which one the names in the configuration meant when the workdir was made
 SECONDS = "seconds.json"  # what each stage took so far
 STATISTICS = "statistics.json"  # of rows that are made live; a store has its own
 
@@ -55,6 +56,9 @@ class Job:
             self._check_memory()
         if (self.workdir / SECONDS).exists():
             self.seconds = json.loads((self.workdir / SECONDS).read_text())
+        model = self.language_model
+        pinned = {"name": model.name, "commit": model.commit, "fingerprint": model.fingerprint}
+        artifacts.write_json(self.workdir / LANGUAGE_MODEL, pinned)
         artifacts.write_json(recorded, schema.plain(self.config))
 
     @functools.cached_property
@@ -92,10 +96,17 @@ class Job:
 
     @functools.cached_property
     def language_model(self) -> Any:
-        """The language model under study."""
+        """The language model under study: the very one that the workdir was made with, also when a branch has moved."""
         from gsae.language_models.loading import load_language_model
 
-        return load_language_model(self.config.language_model.name, dtype=self.config.language_model.dtype)
+        settings, recorded = self.config.language_model, self.workdir / LANGUAGE_MODEL
+        before = json.loads(recorded.read_text()) if recorded.exists() else {}
+        revision = before.get("commit") or settings.revision
+        model = load_language_model(settings.name, settings.dtype, revision=revision)
+        if before and before["fingerprint"] != model.fingerprint:
+            allowed = "its files have changed since this workdir was made; restore them, or choose another --workdir"
+            raise SettingError("config.language_model.name", settings.name, allowed)
+        return model
 
     @functools.cached_property
     def points(self) -> list[Point]:
