@@ -83,14 +83,24 @@ def publish(path: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
         path: where the artifact appears, whole, or not at all.
         manifest: what the maker says about it (plain values); `files` is added. The dict may be filled until the exit.
     """
+    with replacing(path) as aside:
+        yield aside
+        files = {str(file.relative_to(aside)): _entry(file) for file in sorted(aside.rglob("*")) if file.is_file()}
+        write_json(aside / MANIFEST, {**manifest, "files": files})
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields an empty directory to fill; on a clean exit it takes the place of `path`, an older one's too.
+
+    What is in it must be flushed to the disk by whoever fills it.
+    """
     aside = path.with_name(path.name + PARTIAL + str(os.getpid()))
     with explained(path):
         remove_partial(path)
         aside.mkdir(parents=True)
         try:
             yield aside
-            files = {str(file.relative_to(aside)): _entry(file) for file in sorted(aside.rglob("*")) if file.is_file()}
-            write_json(aside / MANIFEST, {**manifest, "files": files})
             if path.exists():
                 shutil.rmtree(path)
             os.replace(aside, path)

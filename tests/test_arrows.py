@@ -25,7 +25,7 @@ ARROWS = {
     "activations": {"artifacts", "errors", "language_models", "mesh", "text"},
     "autoencoders": {"artifacts", "errors", "mesh"},
     "training": {"activations.batches", "artifacts", "autoencoders", "durations", "errors", "mesh"},
-    "evaluation": {"autoencoders", "errors", "language_models", "text"},
+    "evaluation": {"activations.superblocks", "autoencoders", "errors", "language_models", "text"},
     "reports": {"artifacts", "errors", "evaluation.frontier", "evaluation.quality"},
     "schema": {"durations", "errors"},
     "config": {"errors", "schema"},
@@ -35,8 +35,8 @@ ARROWS = {
         "training",
     },
     "job": {
-        "activations.live", "activations.store", "artifacts", "config", "errors", "language_models", "memory", "mesh",
-        "recipe", "schema", "text.tokens", "training",
+        "activations.live", "activations.row_import", "activations.rows", "activations.store", "artifacts", "config",
+        "errors", "language_models", "memory", "mesh", "recipe", "schema", "text.tokens", "training",
     },
     "pipeline": {
         "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "recipe", "reports",
@@ -44,7 +44,7 @@ ARROWS = {
     },
     "pretrain": {"artifacts", "config", "errors", "language_models", "mesh", "schema", "text"},
     "main": {"config", "errors", "pipeline"},
-    "": {"autoencoders.saving"},  # gsae/__init__.py: gsae.load
+    "": {"activations.row_stream", "autoencoders.saving"},  # gsae/__init__.py: gsae.import_rows, gsae.load
 }  # fmt: skip
 KNOW_THE_CONFIGURATION = {"job", "main", "pipeline", "pretrain", "plan", "recipe"}
 

@@ -14,7 +14,7 @@ from gsae.errors import SettingError
 from gsae.text.tokens import TokenStore
 
 # What a permutation is for: equal seeds for different purposes must not give related orders.
-SEQUENCES, ROWS, EPOCH_SUPERBLOCKS, EPOCH_ROWS, SYNTHETIC = range(5)
+SEQUENCES, ROWS, EPOCH_SUPERBLOCKS, EPOCH_ROWS, SYNTHETIC, RUNS, HELD_OUT_ROWS = range(7)
 SEQUENCES_AT_ONCE = 4096  # how many sequences' masks are in memory while rows are counted
 
 

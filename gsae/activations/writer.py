@@ -27,8 +27,13 @@ from gsae.errors import RunError, SettingError
 class StoreWriter:
     """Fills a store superblock by superblock, in any order, from any number of processes; continues a killed one."""
 
-    def __init__(self, path: Path, identity: Identity):
+    def __init__(self, path: Path, identity: Identity, settings: Mapping[str, str] = SETTINGS):
         """Begins the store, or finds what is there.
+
+        Args:
+            path: directory of the store.
+            identity: what it is made from.
+            settings: the setting to name when a field of the identity differs; the first that does.
 
         Raises:
             SettingError: when the directory holds a store of another identity, naming the setting and both values.
@@ -38,7 +43,7 @@ class StoreWriter:
         wanted = json.loads(artifacts.canonical_json(dataclasses.asdict(identity)))
         if (path / IDENTITY).exists():
             begun = read_sealed(path / IDENTITY)
-            for field, setting in SETTINGS.items():
+            for field, setting in settings.items():
                 if begun.get(field) != wanted[field]:
                     allowed = f"the store {path} was begun with {begun.get(field)!r}; delete it or use another workdir"
                     raise SettingError(setting, wanted[field], allowed)
