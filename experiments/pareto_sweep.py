@@ -39,7 +39,8 @@ def get_config() -> ConfigDict:
     config.mesh.feature = 1  # parts of the dictionary
 
     config.language_model = ConfigDict()
-    config.language_model.name = "bundled"  # "bundled", a directory, or a hub id such as "EleutherAI/pythia-70m"
+    # "bundled", a directory, or a hub id such as "EleutherAI/pythia-70m"; "" for none, with rows from elsewhere
+    config.language_model.name = "bundled"
     config.language_model.revision = "main"  # of a hub id: branch, tag or commit; the workdir keeps the commit it meant
     config.language_model.dtype = "float32"  # of its parameters and forward pass: "float32" | "bfloat16" | "float16"
 
@@ -62,8 +63,12 @@ def get_config() -> ConfigDict:
     config.text.store = ""  # directory of the token store; "": <workdir>/tokens. Runs that name the same one share it
 
     config.activations = ConfigDict()
-    # "store": harvested to disk, then trained on; "live": the language model makes the same rows while the sweep trains
+    # "store": harvested to disk, then trained on; "live": the language model makes the same rows while the sweep
+    # trains; "rows": what something else has written (experiments/own_activations.py)
     config.activations.source = "store"
+    # source "rows": .npy or safetensors files, saved data sets, directories of these, globs; () if the store has them
+    config.activations.paths = ()
+    config.activations.held_out_fraction = 0.1  # source "rows": share of the rows that never train; they judge
     config.activations.rows = 1_310_720  # rows at most; 0: all that the training text gives
     config.activations.superblock_rows = 131_072  # rows that are shuffled together; a multiple of the batch size
     config.activations.dtype = "bfloat16"  # of the rows, on disk and live: "bfloat16" | "float32"

@@ -38,9 +38,9 @@ class MeshSettings:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelSettings:
-    """Which language model."""
+    """Which language model; none for rows from elsewhere."""
 
-    name: str = text()
+    name: str = anything()
     revision: str = text()
     dtype: str = one_of("float32", "bfloat16", "float16")
 
@@ -71,9 +71,11 @@ class TextSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ActivationSettings:
-    """How many rows there are, and whether they are kept on disk or made while the sweep trains."""
+    """Where the rows come from, how many there are, and how they are kept."""
 
-    source: str = one_of("store", "live", operational=True)
+    source: str = one_of("store", "live", "rows", operational=True)
+    paths: tuple[str, ...] = anything()
+    held_out_fraction: float = fraction()
     rows: int = not_negative()
     superblock_rows: int = positive()
     dtype: str = one_of("bfloat16", "float32")
@@ -184,7 +186,15 @@ def parse(values: Mapping[str, Any]) -> Config:
         SettingError: for an unknown, missing, mistyped or impossible setting; the first one found, in schema order.
     """
     config = section(Config, values, "config")
-    training, activations = config.training, config.activations
+    training, activations, name = config.training, config.activations, config.language_model.name
+    if activations.source == "rows" and name:
+        allowed = "must be '' with config.activations.source = 'rows': no language model judges rows from elsewhere"
+        raise SettingError("config.language_model.name", name, allowed)
+    if activations.source != "rows" and not name:
+        raise SettingError("config.language_model.name", name, "must be a text that is not empty")
+    if activations.source == "rows" and not (activations.paths or activations.store):
+        allowed = "must name files or directories of rows, unless config.activations.store has some already"
+        raise SettingError("config.activations.paths", activations.paths, allowed)
     if activations.superblock_rows % training.batch_size:
         raise SettingError(
             "config.activations.superblock_rows",

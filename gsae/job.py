@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from gsae import artifacts, recipe, schema
+from gsae.activations.row_import import HELD_OUT, TRAIN
+from gsae.activations.rows import Rows
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
 from gsae.language_models.sites import Site
@@ -46,7 +48,7 @@ class Job:
         recipe.step_settings(self.config)
         recipe.resampling(self.config)
         require_wandb(self.config.logging.wandb_project)
-        if self.config.text.context_length > self.language_model.settings.context_length:
+        if self.has_language_model and self.config.text.context_length > self.language_model.settings.context_length:
             raise SettingError(
                 "config.text.context_length",
                 self.config.text.context_length,
@@ -79,7 +81,7 @@ class Job:
         activations = self.config.activations
         needs = live_needs(
             self.language_model,
-            self.sites,
+            self.language_model_sites,
             self.groups,
             self.mesh,
             self.language_model_devices,
@@ -108,10 +110,20 @@ class Job:
             raise SettingError("config.language_model.name", settings.name, allowed)
         return model
 
+    @property
+    def has_language_model(self) -> bool:
+        """Whether a language model makes and judges the activations; rows from elsewhere are judged without one."""
+        return self.config.activations.source != "rows"
+
     @functools.cached_property
     def points(self) -> list[Point]:
         """The points of the sweep."""
-        return recipe.points(self.config, self.language_model.settings.num_layers)
+        if self.has_language_model:
+            check = functools.partial(recipe.site_of_layers, self.language_model.settings.num_layers)
+        else:
+            sites = self.activations.sites if self.rows_are_imported else self.rows.sites
+            check = functools.partial(recipe.site_of_rows, sites)
+        return recipe.points(self.config, check)
 
     @functools.cached_property
     def groups(self) -> list[Group]:
@@ -119,9 +131,14 @@ class Job:
         return group_points(self.points, self.mesh.shape["sweep"])
 
     @property
-    def sites(self) -> tuple[Site, ...]:
+    def sites(self) -> tuple[str, ...]:
         """The sites of all points, in the order in which the sweep names them."""
-        return tuple(Site.parse(site) for site in dict.fromkeys(point.site for point in self.points))
+        return tuple(dict.fromkeys(point.site for point in self.points))
+
+    @property
+    def language_model_sites(self) -> tuple[Site, ...]:
+        """The same as places of the language model."""
+        return tuple(Site.parse(site) for site in self.sites)
 
     def tokens(self, part: str) -> TokenStore:
         """The token store of the training or the held-out part."""
@@ -140,7 +157,7 @@ class Job:
     @functools.cached_property
     def activations(self) -> Any:
         """The rows to train on: the finished store, or the language model that makes the same rows live."""
-        return {"store": self._stored, "live": self._live}[self.config.activations.source]()
+        return {"store": self._stored, "rows": self._stored, "live": self._live}[self.config.activations.source]()
 
     @property
     def producer(self) -> Any:
@@ -153,7 +170,7 @@ class Job:
         return Live.of(
             self.language_model,
             self.tokens("train"),
-            self.sites,
+            self.language_model_sites,
             self.workdir / STATISTICS,
             statistics_rows=self.config.activations.statistics_rows,
             devices=self.language_model_devices,
@@ -169,8 +186,35 @@ class Job:
 
     @property
     def activations_path(self) -> Path:
-        """Where the activations are."""
+        """Where the activations to train on are."""
+        return self.store_path if self.has_language_model else self.store_path / TRAIN
+
+    @property
+    def store_path(self) -> Path:
+        """Where the activations are; rows from elsewhere in two parts."""
         return Path(self.config.activations.store or self.workdir / "activations")
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        """The rows from elsewhere that the settings name, before they are imported."""
+        if not self.config.activations.paths:
+            allowed = (
+                "has no finished rows: gsae.import_rows writes them there, or config.activations.paths names files"
+            )
+            raise SettingError("config.activations.store", self.config.activations.store, allowed)
+        return Rows.open(self.config.activations.paths)
+
+    @property
+    def rows_are_imported(self) -> bool:
+        """Whether rows from elsewhere are in the store, all of them."""
+        return all(artifacts.read_manifest(self.store_path / part) is not None for part in (TRAIN, HELD_OUT))
+
+    @functools.cached_property
+    def held_out(self) -> Any:
+        """What the points are judged on: a token store, or an activation store of rows from elsewhere."""
+        from gsae.activations.store import ActivationStore
+
+        return self.tokens("held_out") if self.has_language_model else ActivationStore.open(self.store_path / HELD_OUT)
 
     def autoencoder_path(self, point: Point) -> Path:
         """Where a point's weights are kept."""

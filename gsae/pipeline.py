@@ -69,6 +69,8 @@ def tokenise(job: Job) -> None:
     """Text into two token stores, training and held out, that share no document and no near-duplicate."""
     from gsae.evaluation.batches import choose_sequences
 
+    if not job.has_language_model:
+        return  # rows from elsewhere have no text
     text, model = job.config.text, job.language_model
     made_from = {"text": _without(schema.plain(text), "store"), "language_model": model.fingerprint}
     paths = {part: job.tokens_path / part for part in ("train", "held_out")}
@@ -128,17 +130,33 @@ def harvest(job: Job) -> None:
     """Activations of the training part at every site of the sweep, in superblocks on disk; nothing if they are live."""
     from gsae.activations.harvest import harvest as harvest_rows
 
+    if job.config.activations.source == "rows":
+        return _import_rows(job)
     if job.config.activations.source == "live":
         print("harvest: nothing to do (config.activations.source = 'live': rows are made while the sweep trains)")
         return
     harvest_rows(
         job.language_model,
         job.tokens("train"),
-        job.sites,
+        job.language_model_sites,
         job.activations_path,
         devices=job.language_model_devices,
         **recipe.rows(job.config),
     )
+
+
+def _import_rows(job: Job) -> None:
+    """Rows from elsewhere into two stores, to train on and to judge by, unless they are there."""
+    from gsae.activations.row_import import import_tables
+    from gsae.evaluation.held_out_rows import choose_rows
+
+    settings, made = job.config.activations, job.rows_are_imported
+    if settings.paths and (settings.store or not made):  # the workdir's own are what its config.json says
+        import_tables(job.rows.of(job.sites), job.store_path, **recipe.imported_rows(job.config))
+    elif not settings.paths:
+        recipe.check_imported(job.config, job.activations.identity.dtype, job.activations.superblock_rows)
+    evaluation = job.config.evaluation
+    choose_rows(job.held_out, evaluation.tokens, evaluation.skip_tokens)  # that some are left is known now, not later
 
 
 def _made_from(path: Path, wanted: Mapping[str, Any], setting: str) -> bool:
@@ -172,7 +190,7 @@ def train(job: Job) -> None:
     identity = artifacts.fingerprint(recipe.identity(config, job.activations.fingerprint))
     if all(_is_trained(job, point, identity) for point in job.points):
         return
-    sites = [str(site) for site in job.sites]
+    sites = job.sites
     batches = Batches(job.activations, sites, settings.batch_size, config.seed, sharding=batch_sharding(job.mesh))
     with (
         Checkpoints(
@@ -231,12 +249,12 @@ def _look(job: Job, step: int, states: Mapping[Any, GroupState]) -> None:
 
 
 def evaluate(job: Job) -> None:
-    """Every point on held-out text; each result is kept as soon as it is there."""
+    """Every point on held-out text or rows; each result is kept as soon as it is there."""
     from gsae.autoencoders.saving import load, read_metadata
 
     settings = job.config.evaluation
     made_from = {
-        "tokens": job.tokens("held_out").fingerprint,
+        "tokens": job.held_out.fingerprint,
         "settings": {name: getattr(settings, name) for name in JUDGED_BY},
     }
     members, digests = {}, {}
@@ -281,12 +299,18 @@ def _evaluated(
 ) -> Sequence[Any]:
     from gsae.evaluation.evaluate import Member
     from gsae.evaluation.evaluate import evaluate as evaluate_members
+    from gsae.evaluation.held_out_rows import evaluate_rows
 
     settings = job.config.evaluation
+    judged = [Member(name, point.site, autoencoder) for name, (point, autoencoder, _) in members.items()]
+    if not job.has_language_model:
+        return evaluate_rows(
+            job.held_out, judged, rows=tokens, skip_rows=settings.skip_tokens, progress=progress, **how
+        )
     return evaluate_members(
         job.language_model,
-        job.tokens("held_out"),
-        [Member(name, point.site, autoencoder) for name, (point, autoencoder, _) in members.items()],
+        job.held_out,
+        judged,
         tokens=tokens,
         batch_size=settings.sequences_at_once,
         skip_tokens=settings.skip_tokens,

@@ -1,6 +1,7 @@
 """From the configuration to the plain values that the rooms take: points, schedules, step settings."""
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,27 +21,25 @@ from gsae.training.schedules import Schedules
 from gsae.training.step import StepSettings
 
 
-def points(config: Config, num_layers: int) -> list[Point]:
+def points(config: Config, check_site: Callable[[str], str]) -> list[Point]:
     """The points of the sweep: for each entry, the product of its tuples, in the order in which they are written.
 
     Args:
         config: the run's configuration.
-        num_layers: of the language model.
+        check_site: what a site is called; ValueError, saying what is allowed, where there is no such site.
 
     Raises:
         SettingError: naming the setting of the sweep that is wrong.
     """
     found: list[Point] = []
     for name, entry in config.sweep.items():
+        sites = []
         for index, site in enumerate(entry.sites):
-            setting = f"config.sweep.{name}.sites[{index}]"
             try:
-                layer = Site.parse(site).layer
+                sites.append(check_site(site))
             except ValueError as error:
-                raise SettingError(setting, site, str(error)) from error
-            if layer >= num_layers:
-                raise SettingError(setting, site, f"the language model has layers 0 to {num_layers - 1}")
-        found += _points_of_entry(config, f"config.sweep.{name}", entry)
+                raise SettingError(f"config.sweep.{name}.sites[{index}]", site, str(error)) from error
+        found += _points_of_entry(config, f"config.sweep.{name}", entry, sites)
     known = {point.architecture for point in found}
     if config.evaluation.baseline not in known:
         raise SettingError(
@@ -49,7 +48,22 @@ def points(config: Config, num_layers: int) -> list[Point]:
     return found
 
 
-def _points_of_entry(config: Config, name: str, entry: SweepEntry) -> list[Point]:
+def site_of_layers(num_layers: int, site: str) -> str:
+    """The site of a language model with so many layers; ValueError where there is no such site."""
+    parsed = Site.parse(site)
+    if parsed.layer >= num_layers:
+        raise ValueError(f"the language model has layers 0 to {num_layers - 1}")
+    return str(parsed)
+
+
+def site_of_rows(sites: Sequence[str], site: str) -> str:
+    """The site, if rows from elsewhere have it; ValueError otherwise."""
+    if site not in sites:
+        raise ValueError(f"the rows have the sites {', '.join(sites)}")
+    return site
+
+
+def _points_of_entry(config: Config, name: str, entry: SweepEntry, sites: Sequence[str]) -> list[Point]:
     try:
         options = make_options(entry.architecture, entry.options)
     except SettingError as error:  # the architecture does not know where its options stand in the configuration
@@ -59,9 +73,9 @@ def _points_of_entry(config: Config, name: str, entry: SweepEntry) -> list[Point
     width = entry.width_factor * config.sae.width
     if width != int(width):
         raise SettingError(f"{name}.width_factor", entry.width_factor, f"gives {width} features: not a whole number")
-    product = itertools.product(entry.sites, entry.seeds, entry.learning_rates, entry.sparsity_coefficients)
+    product = itertools.product(sites, entry.seeds, entry.learning_rates, entry.sparsity_coefficients)
     return [
-        Point(entry.architecture, str(Site.parse(site)), int(width), coefficient, rate, seed, options)
+        Point(entry.architecture, site, int(width), coefficient, rate, seed, options)
         for site, seed, rate, coefficient in product
     ]
 
@@ -169,6 +183,35 @@ def rows(config: Config) -> dict[str, Any]:
     }
 
 
+def imported_rows(config: Config) -> dict[str, Any]:
+    """Which rows from elsewhere are trained on, and how they are kept."""
+    settings = config.activations
+    return {
+        "superblock_rows": settings.superblock_rows,
+        "held_out_fraction": settings.held_out_fraction,
+        "max_rows": settings.rows,
+        "dtype": settings.dtype,
+        "seed": config.seed,
+    }
+
+
+def check_imported(config: Config, dtype: str, superblock_rows: int) -> None:
+    """Refuses settings that rows which were imported before the run do not have.
+
+    Raises:
+        SettingError: naming the setting.
+    """
+    settings = config.activations
+    for name, given, made in (
+        ("dtype", settings.dtype, dtype),
+        ("superblock_rows", settings.superblock_rows, superblock_rows),
+        ("rows", settings.rows, 0),
+    ):
+        if given != made:
+            allowed = f"must be {made!r}: so the rows in {settings.store} were imported, before this run"
+            raise SettingError(f"config.activations.{name}", given, allowed)
+
+
 def identity(config: Config, rows_fingerprint: str) -> dict[str, Any]:
     """What decides the weights of a run, beside its points: what a checkpoint must have been made with."""
     groups = ("seed", "sae", "sweep", "training", "activations.statistics_rows")
@@ -179,12 +222,12 @@ def identity(config: Config, rows_fingerprint: str) -> dict[str, Any]:
 
 def describe(config: Config, point: Point) -> dict[str, Any]:
     """The columns of results.csv that say which point a row is about."""
-    site = Site.parse(point.site)
+    site = None if config.activations.source == "rows" else Site.parse(point.site)
     return {
         "point": point.name,
         "architecture": point.architecture,
-        "layer": site.layer,
-        "site": site.name,
+        "layer": site.layer if site else None,
+        "site": site.name if site else point.site,
         "width": point.width,
         "sparsity_coefficient": point.sparsity_coefficient,
         "learning_rate": point.learning_rate,

@@ -105,7 +105,7 @@ def evaluate(
     work = list(_runs_of_members(pending))
     total = sum(len(run) for _, run in work) * len(sequences) * token_store.context_length
     bar = tqdm(total=total, unit="token", unit_scale=True, desc="evaluate", disable=not progress)
-    with bar, jax.set_mesh(_one_device()):
+    with bar, jax.set_mesh(one_device()):
         for site, run in work:
             arms = _Arms(graph, state, site, run, zero_convention, token_store.num_documents)
             for batch in batches(token_store, sequences, batch_size):
@@ -197,7 +197,7 @@ class _Arms:
             yield Evaluation(member.name, str(self.site), metrics, sums.density_F)
 
 
-def _one_device() -> Mesh:
+def one_device() -> Mesh:
     """A mesh that hides the surrounding one (training's), whose explicit axes a language model cannot run under."""
     return jax.make_mesh((1,), ("evaluation",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1])
 

@@ -92,7 +92,8 @@ EXPLAINED = {
 def _subtitle(rows: Sequence[Row]) -> str:
     sites = ", ".join(by_place(rows)) or "no site"
     tokens = sorted({int(row["tokens"]) for row in rows if row.get("tokens")})
-    held_out = f", judged on {tokens[0]:,} held-out tokens" if len(tokens) == 1 else ""
+    what = "rows" if quality_of(rows) == FVU else "tokens"
+    held_out = f", judged on {tokens[0]:,} held-out {what}" if len(tokens) == 1 else ""
     return f"{len(rows)} sparse autoencoders at {sites}{held_out}"
 
 
