@@ -58,9 +58,10 @@ class Job:
             self._check_memory()
         if (self.workdir / SECONDS).exists():
             self.seconds = json.loads((self.workdir / SECONDS).read_text())
-        model = self.language_model
-        pinned = {"name": model.name, "commit": model.commit, "fingerprint": model.fingerprint}
-        artifacts.write_json(self.workdir / LANGUAGE_MODEL, pinned)
+        if self.has_language_model:
+            model = self.language_model
+            pinned = {"name": model.name, "commit": model.commit, "fingerprint": model.fingerprint}
+            artifacts.write_json(self.workdir / LANGUAGE_MODEL, pinned)
         artifacts.write_json(recorded, schema.plain(self.config))
 
     @functools.cached_property
