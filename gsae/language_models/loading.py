@@ -4,7 +4,7 @@ Weights are read tensor by tensor with safetensors; torch is not needed.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from gsae.language_models import hub
 from gsae.language_models.directory import CONFIG, identifying_files, read_json, weight_files
 from gsae.language_models.families import SETTING, Family, Tensor, family_of, refused
 from gsae.language_models.fingerprint import Digests
+from gsae.language_models.settings import Settings
 from gsae.language_models.tokenizer import Tokenizer, load_tokenizer
-from gsae.language_models.transformer import Settings, Transformer
+from gsae.language_models.transformer import Transformer
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -87,31 +88,28 @@ def _load_weights(family: Family, settings: Settings, files: Sequence[Path], dty
     """The model with every parameter of its family's table read from the files, no other tensor being there."""
     graph, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(settings, nnx.Rngs(0))))
     parameters = dict(nnx.to_flat_state(abstract))
-    wanted = {tensor.name: tensor for tensor in family.tensors(settings)}
+    wanted: dict[str, list[Tensor]] = {}
+    for tensor in family.tensors(settings):
+        wanted.setdefault(tensor.name, []).append(tensor)
     found: set[str] = set()
-    for path, name, array in _tensors(files, lambda name: not family.buffers.fullmatch(name)):
-        tensor = _known(wanted, settings, name, path)
-        if tensor is None:
-            continue
-        if array.shape != tensor.shape:
-            raise refused(f"tensor {name}", list(array.shape), f"must have the shape {list(tensor.shape)} ({path})")
-        if name in found:
+    for path, name, array in _tensors(files, lambda name: family.known_as(name, settings) is not None):
+        known = family.known_as(name, settings)
+        if known not in wanted:
+            raise refused("tensor", name, f"is in {path} but in no model of this configuration")
+        if known in found:
             raise refused("tensor", name, f"is in more than one file, the last of them {path}")
-        found.add(name)
-        parameters[tensor.path] = parameters[tensor.path].replace(jnp.asarray(tensor.read(array)).astype(dtype))
+        found.add(known)
+        for tensor in wanted[known]:
+            shape = list(tensor.file_shape)
+            if list(array.shape) != shape:
+                raise refused(f"tensor {name}", list(array.shape), f"must have the shape {shape} ({path})")
+            everything = [slice(None)] * len(tensor.shape)
+            here = jnp.asarray(tensor.layout.read(array.__getitem__, everything, dtype))
+            parameters[tensor.path] = parameters[tensor.path].replace(here)
     for name in wanted:
         if name not in found:
             raise refused("tensor", name, f"is missing from {', '.join(map(str, files))}")
     return nnx.merge(graph, nnx.from_flat_state(parameters))
-
-
-def _known(wanted: Mapping[str, Tensor], settings: Settings, name: str, path: Path) -> Tensor | None:
-    """The table's entry of a tensor; None for the copy of a tied embedding, which some files hold beside it."""
-    if name in wanted:
-        return wanted[name]
-    if settings.tied_embeddings and name in ("embed_out.weight", "lm_head.weight"):
-        return None
-    raise refused("tensor", name, f"is in {path} but in no model of this configuration")
 
 
 def _tensors(files: Sequence[Path], read: Callable[[str], bool]) -> Iterator[tuple[Path, str, np.ndarray]]:

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from gsae import artifacts
 from gsae.errors import RunError
-from gsae.language_models.transformer import Settings, Transformer
+from gsae.language_models.settings import Settings
+from gsae.language_models.transformer import Transformer
 from gsae.mesh import DATA
 
 

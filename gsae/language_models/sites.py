@@ -4,18 +4,28 @@ In the order in which a layer computes them, with the input h of the layer:
 
     resid_pre   h, the residual stream that enters the layer
     attn_z      the attention heads' outputs, concatenated, before the output projection W_O
-    attn_out    what attention adds to the residual stream
+    attn_out    what attention adds to the residual stream; where that is normalised first (Gemma 2, OLMo 2), after it
     resid_mid   h + attn_out. Where attention and MLP run in parallel (GPT-NeoX), the MLP does not read it, but the
                 stream still passes through it: resid_post = resid_mid + mlp_out in both kinds of layer
-    mlp_act     the MLP's neurons, after the nonlinearity
-    mlp_out     what the MLP adds to the residual stream
+    mlp_act     the MLP's neurons as the output projection reads them: after the nonlinearity, times the other branch
+                where there is a gate (Llama), normalised where they are (SoLU)
+    mlp_out     what the MLP adds to the residual stream; where that is normalised first, after it
     resid_post  the residual stream that leaves the layer
+
+Models without MLP have no mlp_act and mlp_out; their resid_mid is resid_post.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gsae.language_models.settings import Settings
+
 NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_act", "mlp_out")
+
+
+def names_of(settings: Settings) -> tuple[str, ...]:
+    """The sites that each layer of a model has."""
+    return NAMES if settings.mlp is not None else tuple(name for name in NAMES if not name.startswith("mlp"))
 
 
 @dataclass(frozen=True, order=True)

@@ -4,127 +4,46 @@ Axes: B sequences, T positions, D width, N heads, H head width, V vocabulary, W 
 Norms, attention logits and softmax are computed in at least float32, whatever the parameters' dtype.
 """
 
-import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gsae.language_models.attention_blocks import attend_in_blocks
-from gsae.language_models.sites import NAMES, Site
-
-ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What makes one family and size of model differ from another. Sizes are counts of numbers."""
-
-    num_layers: int
-    width: int
-    num_heads: int
-    head_width: int
-    mlp_width: int
-    vocabulary: int
-    context_length: int
-    rotary_width: int  # how many of a head's numbers are rotated by position
-    rotary_base: float
-    parallel_residual: bool  # attention and MLP both read the layer's input
-    norm_epsilon: float
-    activation: str  # one of ACTIVATIONS
-    attention_bias: bool
-    tied_embeddings: bool
-
-
-class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis, in at least float32; returns the dtype of its input."""
-
-    def __init__(self, width: int, epsilon: float):
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width))
-        self.epsilon = epsilon
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The normalised input, of the input's shape."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
-
-
-def _linear(inputs: int, outputs: int, bias: bool, deviation: float, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=nnx.initializers.normal(deviation), rngs=rngs)
-
-
-def rotate(x_BTNH: jax.Array, rotary_width: int, base: float) -> jax.Array:
-    """Rotary position embedding of each head's first `rotary_width` numbers, paired half against half.
-
-    Source: Su et al. 2021, RoFormer, section 3.4.2, in the layout of GPT-NeoX.
-    """
-    if rotary_width == 0:
-        return x_BTNH
-    wide = jnp.promote_types(x_BTNH.dtype, jnp.float32)
-    frequencies = base ** (-jnp.arange(0, rotary_width, 2, dtype=wide) / rotary_width)
-    angles = jnp.arange(x_BTNH.shape[1], dtype=wide)[:, None] * frequencies
-    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-    left, right, rest = jnp.split(x_BTNH, [rotary_width // 2, rotary_width], axis=-1)
-    rotated = [left * cos - right * sin, right * cos + left * sin]
-    return jnp.concatenate([*(part.astype(x_BTNH.dtype) for part in rotated), rest], axis=-1)
-
-
-class Attention(nnx.Module):
-    """Causal multi-head self-attention, in two halves: up to the heads' outputs z, and the output projection."""
-
-    def __init__(self, settings: Settings, rngs: nnx.Rngs):
-        self.settings = settings
-        heads = settings.num_heads * settings.head_width
-        self.qkv = _linear(settings.width, 3 * heads, settings.attention_bias, 0.02, rngs)
-        self.out = _linear(
-            heads, settings.width, settings.attention_bias, 0.02 / (2 * settings.num_layers) ** 0.5, rngs
-        )
-
-    def heads(self, h_BTD: jax.Array) -> jax.Array:
-        """z [B, T, N * H] of the normalised stream."""
-        s = self.settings
-        qkv = self.qkv(h_BTD).reshape(*h_BTD.shape[:2], 3, s.num_heads, s.head_width)
-        q_BTNH, k_BTNH, v_BTNH = (qkv[:, :, i] for i in range(3))
-        q_BTNH, k_BTNH = (rotate(x, s.rotary_width, s.rotary_base) for x in (q_BTNH, k_BTNH))
-        z_BTNH = attend_in_blocks(q_BTNH, k_BTNH, v_BTNH, scale=s.head_width**-0.5)
-        return z_BTNH.reshape(*h_BTD.shape[:2], -1)
-
-
-class MLP(nnx.Module):
-    """Two linear maps around a nonlinearity, in two halves: up to the neurons, and the output projection."""
-
-    def __init__(self, settings: Settings, rngs: nnx.Rngs):
-        self.activation = settings.activation
-        self.up = _linear(settings.width, settings.mlp_width, True, 0.02, rngs)
-        self.down = _linear(settings.mlp_width, settings.width, True, 0.02 / (2 * settings.num_layers) ** 0.5, rngs)
-
-    def neurons(self, h_BTD: jax.Array) -> jax.Array:
-        """The neurons after the nonlinearity, [B, T, mlp_width]."""
-        return ACTIVATIONS[self.activation](self.up(h_BTD))
+from gsae.language_models.attention import Attention
+from gsae.language_models.mlp import MLP
+from gsae.language_models.norms import Norm
+from gsae.language_models.parameters import norm_names
+from gsae.language_models.settings import Settings
+from gsae.language_models.sites import Site, names_of
 
 
 class Block(nnx.Module):
     """One layer: attention and MLP around the residual stream, every site passing through `tap`."""
 
-    def __init__(self, settings: Settings, rngs: nnx.Rngs):
-        self.parallel = settings.parallel_residual
-        self.attention_norm = LayerNorm(settings.width, settings.norm_epsilon)
-        self.mlp_norm = LayerNorm(settings.width, settings.norm_epsilon)
-        self.attention = Attention(settings, rngs)
-        self.mlp = MLP(settings, rngs)
+    def __init__(self, settings: Settings, layer: int, rngs: nnx.Rngs):
+        self.settings = settings
+        names = norm_names(settings)
+        if "attention_norm" in names:
+            self.attention_norm = Norm(settings.norm, settings.width)
+        if "attention_post_norm" in names:
+            self.attention_post_norm = Norm(settings.norm, settings.width)
+        if "mlp_norm" in names:
+            self.mlp_norm = Norm(settings.norm, settings.width)
+        if "mlp_post_norm" in names:
+            self.mlp_post_norm = Norm(settings.norm, settings.width)
+        deviation = 0.02 / (2 * settings.num_layers) ** 0.5  # Radford et al. 2019: by the number of residual sums
+        self.attention = Attention(settings.attention[layer], settings.width, deviation, rngs)
+        if settings.mlp is not None:
+            self.mlp = MLP(settings.mlp, settings.width, deviation, rngs)
 
     def __call__(
-        self, h_BTD: jax.Array, capture: Collection[str] = (), replace: Mapping[str, jax.Array] | None = None
+        self,
+        h_BTD: jax.Array,
+        positions_BT: jax.Array,
+        seen_BT: jax.Array | None,
+        capture: Collection[str] = (),
+        replace: Mapping[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The stream after the layer, and the captured sites by name."""
         replacements, captured = replace or {}, {}
@@ -136,12 +55,20 @@ class Block(nnx.Module):
                 captured[name] = value
             return value
 
+        s = self.settings
         pre_BTD = tap("resid_pre", h_BTD)
-        z = tap("attn_z", self.attention.heads(self.attention_norm(pre_BTD)))
-        mid_BTD = tap("resid_mid", pre_BTD + tap("attn_out", self.attention.out(z)))
-        neurons = tap("mlp_act", self.mlp.neurons(self.mlp_norm(pre_BTD if self.parallel else mid_BTD)))
-        post_BTD = tap("resid_post", mid_BTD + tap("mlp_out", self.mlp.down(neurons)))
-        return post_BTD, captured
+        read_BTD = self.attention_norm(pre_BTD) if s.pre_norm else pre_BTD
+        out_BTD = self.attention.out(tap("attn_z", self.attention.heads(read_BTD, positions_BT, seen_BT)))
+        mid_BTD = pre_BTD + tap("attn_out", self.attention_post_norm(out_BTD) if s.post_norm else out_BTD)
+        mid_BTD = tap("resid_mid", mid_BTD)
+        if s.mlp is None:
+            return tap("resid_post", mid_BTD), captured
+        if not s.shared_norm:
+            read_BTD = pre_BTD if s.parallel_residual else mid_BTD
+            read_BTD = self.mlp_norm(read_BTD) if s.pre_norm else read_BTD
+        out_BTD = self.mlp.down(tap("mlp_act", self.mlp.neurons(read_BTD)))
+        post_BTD = mid_BTD + tap("mlp_out", self.mlp_post_norm(out_BTD) if s.post_norm else out_BTD)
+        return tap("resid_post", post_BTD), captured
 
 
 class Transformer(nnx.Module):
@@ -149,23 +76,43 @@ class Transformer(nnx.Module):
 
     def __init__(self, settings: Settings, rngs: nnx.Rngs):
         self.settings = settings
-        shape = (settings.vocabulary, settings.width)
-        self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
-        self.layers = nnx.List([Block(settings, rngs) for _ in range(settings.num_layers)])
-        self.final_norm = LayerNorm(settings.width, settings.norm_epsilon)
+
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(0.02 * jax.random.normal(rngs.params(), (rows, settings.width)))
+
+        self.embedding = table(settings.vocabulary)
+        if settings.learned_positions:
+            self.positions = table(settings.context_length)
+        self.layers = nnx.List([Block(settings, layer, rngs) for layer in range(settings.num_layers)])
+        self.final_norm = Norm(settings.norm, settings.width)
         if not settings.tied_embeddings:
-            self.unembedding = _linear(settings.width, settings.vocabulary, False, 0.02, rngs)
+            initial = nnx.initializers.normal(0.02)
+            self.unembedding = nnx.Linear(
+                settings.width, settings.vocabulary, use_bias=False, kernel_init=initial, rngs=rngs
+            )
+        if settings.unembedding_bias:
+            self.unembedding_bias = nnx.Param(jnp.zeros(settings.vocabulary))
 
     def site_width(self, name: str) -> int:
         """How many numbers a site holds per token."""
-        if name not in NAMES:
-            raise ValueError(f"{name!r} is no site's name; the names are {', '.join(NAMES)}")
         s = self.settings
-        return {"attn_z": s.num_heads * s.head_width, "mlp_act": s.mlp_width}.get(name, s.width)
+        if name not in names_of(s):
+            raise ValueError(f"{name!r} is no site of this model; its sites are {', '.join(names_of(s))}")
+        if name == "attn_z":
+            return s.attention[0].heads * s.attention[0].head_width
+        return s.mlp.width if s.mlp is not None and name == "mlp_act" else s.width
 
-    def embed(self, tokens_BT: jax.Array) -> jax.Array:
-        """The residual stream h [B, T, D] that enters layer 0."""
-        return jnp.take(self.embedding[...], tokens_BT, axis=0)
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
+        """The residual stream h [B, T, D] that enters layer 0; positions count from 0 where none are given."""
+        h_BTD = jnp.take(self.embedding[...], tokens_BT, axis=0)
+        if self.settings.embedding_scale != 1:
+            # In the parameters' dtype, as the models were trained: Gemma's factor is rounded with them.
+            h_BTD = h_BTD * jnp.asarray(self.settings.embedding_scale, h_BTD.dtype)
+        if self.settings.learned_positions:
+            if tokens_BT.shape[1] > self.settings.context_length and positions_BT is None:
+                raise ValueError(f"{tokens_BT.shape[1]} tokens: the model has {self.settings.context_length} positions")
+            h_BTD = h_BTD + jnp.take(self.positions[...], _positions(tokens_BT, positions_BT), axis=0)
+        return h_BTD
 
     def blocks(
         self,
@@ -175,6 +122,8 @@ class Transformer(nnx.Module):
         *,
         capture: Collection[Site] = (),
         replace: Mapping[Site, jax.Array] | None = None,
+        positions_BT: jax.Array | None = None,
+        seen_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[Site, jax.Array]]:
         """Runs layers start to stop - 1.
 
@@ -185,6 +134,9 @@ class Transformer(nnx.Module):
             capture: sites to give back; they must lie in these layers.
             replace: arrays [B, T, W] put in place of sites before anything downstream reads them. A site that is
                 captured as well gives the replacement.
+            positions_BT: the position of each token; without, they count from 0.
+            seen_BT: false for tokens that no other token sees (padding, on either side); without, all are seen.
+                What padding itself computes means nothing.
 
         Returns:
             The stream that leaves layer stop - 1, and the captured arrays [B, T, W].
@@ -195,11 +147,13 @@ class Transformer(nnx.Module):
         for site in {*capture, *replacements}:
             if not start <= site.layer < stop:
                 raise ValueError(f"site {site} is not in layers {start} to {stop - 1}")
+            self.site_width(site.name)  # raises for a site that the model does not have
+        positions_BT = _positions(h_BTD, positions_BT)
         captured: dict[Site, jax.Array] = {}
         for layer in range(start, stop):
             names = {site.name for site in capture if site.layer == layer}
             arrays = {site.name: array for site, array in replacements.items() if site.layer == layer}
-            h_BTD, found = self.layers[layer](h_BTD, names, arrays)
+            h_BTD, found = self.layers[layer](h_BTD, positions_BT, seen_BT, names, arrays)
             captured |= {Site(layer, name): array for name, array in found.items()}
         return h_BTD, captured
 
@@ -207,9 +161,24 @@ class Transformer(nnx.Module):
         """Logits [B, T, V] of the stream that leaves the last layer (final norm included)."""
         normed_BTD = self.final_norm(h_BTD)
         if self.settings.tied_embeddings:
-            return normed_BTD @ self.embedding[...].T
-        return self.unembedding(normed_BTD)
+            logits_BTV = normed_BTD @ self.embedding[...].T
+        else:
+            logits_BTV = self.unembedding(normed_BTD)
+        if self.settings.unembedding_bias:
+            logits_BTV = logits_BTV + self.unembedding_bias[...]
+        if self.settings.final_soft_cap is not None:
+            logits_BTV = self.settings.final_soft_cap * jnp.tanh(logits_BTV / self.settings.final_soft_cap)
+        return logits_BTV
 
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        """Logits [B, T, V] of token ids [B, T]."""
-        return self.unembed(self.blocks(self.embed(tokens_BT), 0, self.settings.num_layers)[0])
+    def __call__(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None, seen_BT: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits [B, T, V] of token ids [B, T]; the other arguments as in `blocks`."""
+        h_BTD = self.embed(tokens_BT, positions_BT)
+        h_BTD, _ = self.blocks(h_BTD, 0, self.settings.num_layers, positions_BT=positions_BT, seen_BT=seen_BT)
+        return self.unembed(h_BTD)
+
+
+def _positions(x_BT: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+    """The given positions, or 0, 1, 2, ... for every sequence, [1, T]."""
+    return jnp.arange(x_BT.shape[1])[None] if positions_BT is None else positions_BT

@@ -36,6 +36,7 @@ def texts(held_out_fraction: float) -> tuple[list[str], list[str]]:
 
 def train(settings: Settings, workdir: Path) -> dict[str, float]:
     """Trains, evaluates and writes `<workdir>/model`; gives the figures of the finished model."""
+    from gsae.language_models.families import family_of
     from gsae.language_models.pretraining import Recipe, Trainer, consecutive_rows, rows_of_step
     from gsae.language_models.saving import save_language_model
     from gsae.language_models.tokenizing import SEPARATOR, joined_tokens
@@ -49,7 +50,8 @@ def train(settings: Settings, workdir: Path) -> dict[str, float]:
     # Evenly spread, or a short evaluation would see only the first few documents.
     few = held_out[:: max(1, held_out[:, 1:].size // settings.logging.evaluation_tokens)]
     recipe = Recipe(seed=settings.seed, **dataclasses.asdict(settings.training))
-    trainer = Trainer(_model_settings(settings.model), recipe, _mesh(settings.mesh.data))
+    config = _model_config(settings.model)
+    trainer = Trainer(family_of(config).settings(config), recipe, _mesh(settings.mesh.data))
     identity = [artifacts.digest_bytes(tokens.tobytes())]
     start, damaged = trainer.restore(workdir / "checkpoints", identity)
     for line in damaged:
@@ -59,7 +61,7 @@ def train(settings: Settings, workdir: Path) -> dict[str, float]:
 
     def export() -> None:
         save_language_model(
-            workdir / "model", trainer.model, tokenizer, family="gpt_neox", dtype="bfloat16", separator=SEPARATOR
+            workdir / "model", trainer.model, tokenizer, config=config, dtype="bfloat16", separator=SEPARATOR
         )
 
     losses = []
@@ -107,21 +109,24 @@ def _tokenizer(path: Path, training_texts: Sequence[str], vocabulary: int) -> An
     return Tokenizer.from_file(str(path))
 
 
-def _model_settings(model: ModelSettings) -> Any:
-    from gsae.language_models.transformer import Settings as TransformerSettings
-
-    sizes = dataclasses.asdict(model)
-    head_width = model.width // model.num_heads
-    return TransformerSettings(
-        head_width=head_width,
-        rotary_width=int(head_width * sizes.pop("rotary_fraction")),
-        rotary_base=10000.0,
-        norm_epsilon=1e-5,
-        activation="gelu",
-        attention_bias=True,
-        tied_embeddings=False,
-        **sizes,
-    )
+def _model_config(model: ModelSettings) -> dict[str, Any]:
+    """The model in the words of config.json."""
+    return {
+        "model_type": "gpt_neox",
+        "hidden_size": model.width,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "intermediate_size": model.mlp_width,
+        "vocab_size": model.vocabulary,
+        "max_position_embeddings": model.context_length,
+        "rotary_pct": model.rotary_fraction,
+        "rotary_emb_base": 10000.0,
+        "use_parallel_residual": model.parallel_residual,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu",
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    }
 
 
 def _mesh(devices: int) -> Any:

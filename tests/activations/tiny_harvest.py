@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 from flax import nnx
 
+from gsae.language_models.families import family_of
 from gsae.language_models.sites import Site
-from gsae.language_models.transformer import Settings, Transformer
+from gsae.language_models.transformer import Transformer
 from gsae.text.sources import Document
 from gsae.text.tokens import TokenStore, write_token_store
 
@@ -36,22 +37,11 @@ def make_token_store(path, documents: int, seed: int = 0) -> TokenStore:
 
 
 def make_language_model(seed: int = 0):
-    settings = Settings(
-        num_layers=3,
-        width=16,
-        num_heads=2,
-        head_width=8,
-        mlp_width=24,
-        vocabulary=VOCABULARY,
-        context_length=CONTEXT,
-        rotary_width=4,
-        rotary_base=10000.0,
-        parallel_residual=True,
-        norm_epsilon=1e-5,
-        activation="gelu",
-        attention_bias=True,
-        tied_embeddings=False,
-    )
-    model = Transformer(settings, nnx.Rngs(seed))
+    config = {
+        "model_type": "gpt_neox", "num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 2,
+        "intermediate_size": 24, "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT, "rotary_pct": 0.5,
+        "use_parallel_residual": True,
+    }  # fmt: skip
+    model = Transformer(family_of(config).settings(config), nnx.Rngs(seed))
     model.embedding[...] = model.embedding[...] * 50  # so that activations differ by much more than bfloat16 rounds
     return SimpleNamespace(model=model, fingerprint=f"random weights {seed}")

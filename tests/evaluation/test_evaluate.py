@@ -11,8 +11,9 @@ from gsae.autoencoders.registry import architecture
 from gsae.errors import SettingError
 from gsae.evaluation.batches import batches, choose_sequences
 from gsae.evaluation.evaluate import Member, evaluate
+from gsae.language_models.families import family_of
 from gsae.language_models.sites import Site
-from gsae.language_models.transformer import Settings, Transformer
+from gsae.language_models.transformer import Transformer
 
 VOCABULARY, SPECIAL, POSITIONS, WIDTH = 31, 0, 9, 8
 
@@ -35,12 +36,12 @@ class Held:
 
 @pytest.fixture(scope="module")
 def language_model():
-    settings = Settings(
-        num_layers=2, width=WIDTH, num_heads=2, head_width=4, mlp_width=12, vocabulary=VOCABULARY,
-        context_length=POSITIONS, rotary_width=2, rotary_base=1e4, parallel_residual=True, norm_epsilon=1e-5,
-        activation="gelu", attention_bias=True, tied_embeddings=False,
-    )  # fmt: skip
-    graph, state = nnx.split(Transformer(settings, nnx.Rngs(0)))
+    config = {
+        "model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": WIDTH, "num_attention_heads": 2,
+        "intermediate_size": 12, "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "rotary_pct": 0.5,
+        "use_parallel_residual": True,
+    }  # fmt: skip
+    graph, state = nnx.split(Transformer(family_of(config).settings(config), nnx.Rngs(0)))
     return types.SimpleNamespace(model=nnx.merge(graph, jax.tree.map(lambda leaf: leaf * 4, state)))
 
 

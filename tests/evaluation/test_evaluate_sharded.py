@@ -9,7 +9,8 @@ from jax.sharding import NamedSharding
 
 from gsae.autoencoders.registry import architecture
 from gsae.evaluation.evaluate import Member, evaluate
-from gsae.language_models.transformer import Settings, Transformer
+from gsae.language_models.families import family_of
+from gsae.language_models.transformer import Transformer
 from gsae.mesh import make_mesh
 
 
@@ -25,12 +26,12 @@ class Held:
 
 
 def test_the_mesh_of_training_changes_nothing():
-    settings = Settings(
-        num_layers=2, width=8, num_heads=2, head_width=4, mlp_width=12, vocabulary=20, context_length=8,
-        rotary_width=2, rotary_base=1e4, parallel_residual=True, norm_epsilon=1e-5, activation="gelu",
-        attention_bias=True, tied_embeddings=False,
-    )  # fmt: skip
-    language_model = types.SimpleNamespace(model=Transformer(settings, nnx.Rngs(0)))
+    config = {
+        "model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2,
+        "intermediate_size": 12, "vocab_size": 20, "max_position_embeddings": 8, "rotary_pct": 0.5,
+        "use_parallel_residual": True,
+    }  # fmt: skip
+    language_model = types.SimpleNamespace(model=Transformer(family_of(config).settings(config), nnx.Rngs(0)))
     made = architecture("gated")
     plain = made.initialise(jax.random.key(0), 8, 16, made.Options())
     mesh = make_mesh(sweep=2, data=2, feature=2)

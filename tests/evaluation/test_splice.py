@@ -6,19 +6,20 @@ from flax import nnx
 
 from gsae.evaluation import splice
 from gsae.evaluation.splice import prefix, score, spliced_stream
+from gsae.language_models.families import family_of
 from gsae.language_models.sites import NAMES, Site
-from gsae.language_models.transformer import Settings, Transformer
+from gsae.language_models.transformer import Transformer
 
 VOCABULARY = 23
 
 
 def language_model(parallel=True, vocabulary=VOCABULARY):
-    settings = Settings(
-        num_layers=2, width=8, num_heads=2, head_width=4, mlp_width=12, vocabulary=vocabulary, context_length=6,
-        rotary_width=2, rotary_base=1e4, parallel_residual=parallel, norm_epsilon=1e-5, activation="gelu",
-        attention_bias=True, tied_embeddings=False,
-    )  # fmt: skip
-    graph, state = nnx.split(Transformer(settings, nnx.Rngs(0)))
+    config = {
+        "model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2,
+        "intermediate_size": 12, "vocab_size": vocabulary, "max_position_embeddings": 6, "rotary_pct": 0.5,
+        "use_parallel_residual": parallel,
+    }  # fmt: skip
+    graph, state = nnx.split(Transformer(family_of(config).settings(config), nnx.Rngs(0)))
     return graph, jax.tree.map(lambda leaf: leaf * 4, state)  # far from uniform predictions
 
 

@@ -12,27 +12,23 @@ from gsae import artifacts
 from gsae.errors import SettingError
 from gsae.language_models import fingerprint, hub
 from gsae.language_models.directory import identifying_files
+from gsae.language_models.families import family_of
 from gsae.language_models.loading import load_language_model
 from gsae.language_models.saving import save_language_model
 from gsae.language_models.tokenizing import SEPARATOR, joined_tokens, train_tokenizer
-from gsae.language_models.transformer import Settings, Transformer
+from gsae.language_models.transformer import Transformer
 
-SETTINGS = Settings(
-    num_layers=2,
-    width=16,
-    num_heads=2,
-    head_width=8,
-    mlp_width=24,
-    vocabulary=270,
-    context_length=12,
-    rotary_width=2,
-    rotary_base=10000.0,
-    parallel_residual=True,
-    norm_epsilon=1e-5,
-    activation="gelu",
-    attention_bias=True,
-    tied_embeddings=False,
-)
+CONFIG = {
+    "model_type": "gpt_neox",
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "vocab_size": 270,
+    "max_position_embeddings": 12,
+    "rotary_pct": 0.25,
+}
+SETTINGS = family_of(CONFIG).settings(CONFIG)
 TEXTS = ["the cat sat on the mat, the cat\n", "naïve \U0001f600 text\n"] * 5
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
 
@@ -45,7 +41,7 @@ def tokenizer():
 @pytest.fixture
 def directory(tmp_path, tokenizer):
     model = Transformer(SETTINGS, nnx.Rngs(0))
-    save_language_model(tmp_path, model, tokenizer, family="gpt_neox", dtype="float32", separator=SEPARATOR)
+    save_language_model(tmp_path, model, tokenizer, config=CONFIG, dtype="float32", separator=SEPARATOR)
     return tmp_path
 
 
@@ -182,8 +178,9 @@ def test_wrong_tensors_are_refused_by_name(directory, change, words):
         ({"hidden_size": "remove"}, ["hidden_size"]),
         ({"num_attention_heads": 3}, ["num_attention_heads = 3", "16"]),
         ({"rotary_pct": 0.4}, ["rotary_pct = 0.4", "even"]),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rope_scaling"]),
-        ({"rope_parameters": {"rope_type": "yarn"}}, ["rope_type = yarn", "default"]),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["type = dynamic", "linear"]),
+        ({"rope_parameters": {"rope_type": "longrope"}}, ["rope_type = longrope", "default"]),
+        ({"rope_parameters": {"rope_type": "linear"}}, ["factor"]),
         ({"use_parallel_residual": "yes"}, ["use_parallel_residual = yes"]),
         ({"sliding_window": 128}, ["sliding_window = 128"]),
         ({"eos_token_id": 300}, ["300", "270"]),

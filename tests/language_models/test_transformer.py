@@ -8,24 +8,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from gsae.language_models.settings import AttentionSettings, MLPSettings, NormSettings, RotarySettings, Settings
 from gsae.language_models.sites import NAMES, Site
-from gsae.language_models.transformer import Settings, Transformer
+from gsae.language_models.transformer import Transformer
 
 SETTINGS = Settings(
-    num_layers=3,
     width=24,
-    num_heads=3,
-    head_width=8,
-    mlp_width=40,
     vocabulary=50,
     context_length=16,
-    rotary_width=4,
-    rotary_base=10000.0,
+    attention=(AttentionSettings(heads=3, key_heads=3, head_width=8, scale=8**-0.5, rotary=RotarySettings(4, 1e4)),)
+    * 3,
+    mlp=MLPSettings(40, "gelu"),
+    norm=NormSettings("layer", 1e-5),
     parallel_residual=True,
-    norm_epsilon=1e-5,
-    activation="gelu",
-    attention_bias=True,
-    tied_embeddings=False,
 )
 ALL = [Site(layer, name) for layer in range(SETTINGS.num_layers) for name in NAMES]
 
@@ -143,15 +138,16 @@ def test_order_matters_through_rotary_positions_alone(tokens):
     # One layer: its last position sees the same bag of tokens either way.
     turned = tokens.at[:, :9].set(tokens[:, 8::-1])
 
-    def last_logits(rotary_width):
-        model = Transformer(dataclasses.replace(SETTINGS, num_layers=1, rotary_width=rotary_width), nnx.Rngs(0))
-        for name in ("qkv", "out"):
+    def last_logits(rotary):
+        attention = dataclasses.replace(SETTINGS.attention[0], rotary=rotary)
+        model = Transformer(dataclasses.replace(SETTINGS, attention=(attention,)), nnx.Rngs(0))
+        for name in ("q", "k", "v", "out"):
             kernel = getattr(model.layers[0].attention, name).kernel
-            kernel[...] = jax.random.normal(jax.random.key(3), kernel.shape)
+            kernel[...] = jax.random.normal(jax.random.key(ord(name[0])), kernel.shape)
         return model(tokens)[:, -1], model(turned)[:, -1]
 
-    np.testing.assert_allclose(*last_logits(0), atol=1e-4)
-    assert np.abs(np.subtract(*last_logits(4))).max() > 1e-2
+    np.testing.assert_allclose(*last_logits(None), atol=1e-4)
+    assert np.abs(np.subtract(*last_logits(RotarySettings(4, 1e4)))).max() > 1e-2
 
 
 def test_bfloat16_parameters_give_bfloat16_close_to_float32(model, tokens):
