@@ -55,7 +55,7 @@ class Job:
                 f"the language model was made for at most {self.language_model.settings.context_length} tokens",
             )
         if self.config.activations.source == "live":
-            self._check_memory()
+            self._check_live()
         if (self.workdir / SECONDS).exists():
             self.seconds = json.loads((self.workdir / SECONDS).read_text())
         if self.has_language_model:
@@ -76,9 +76,12 @@ class Job:
         own = self.config.activations.devices
         return jax.devices()[-own:] if own else list(self.mesh.devices.flat)
 
-    def _check_memory(self) -> None:
+    def _check_live(self) -> None:
         from gsae.memory import live_needs
 
+        if jax.process_count() > 1:
+            allowed = f"works in one process, and there are {jax.process_count()}: harvest to a store"
+            raise SettingError("config.activations.source", "live", allowed)
         activations = self.config.activations
         needs = live_needs(
             self.language_model,
@@ -91,6 +94,7 @@ class Job:
             context_length=self.config.text.context_length,
             sequences_at_once=activations.sequences_at_once,
             dtype=activations.dtype,
+            revives=bool(self.config.training.resampling.at),
             limit=int(activations.memory_gb * 1e9),
         )
         for need in needs:

@@ -74,6 +74,7 @@ def live_needs(
     context_length: int,
     sequences_at_once: int,
     dtype: str,
+    revives: bool = False,
     limit: int = 0,
 ) -> list[Need]:
     """What the language model, two generations of superblocks and the sweep need together, by memory.
@@ -89,6 +90,7 @@ def live_needs(
         context_length: T.
         sequences_at_once: B of a forward pass.
         dtype: of the rows.
+        revives: whether dead features are revived: it may need the superblock that has just been left.
         limit: bytes to count with instead of what the devices (on CPU: the host) say that they have; 0: what they say.
     """
     widths = {str(site): language_model.model.site_width(site.name) for site in sites}
@@ -97,8 +99,9 @@ def live_needs(
     sweep = _sweep_terms(groups, widths, mesh, step) | {
         "batches": BATCHES * step.batch_size * row_bytes // mesh.size,
     }
+    generations = GENERATIONS + revives
     host = {
-        f"{GENERATIONS} superblocks": superblock_rows * (GENERATIONS * row_bytes + PLAN_BYTES),
+        f"{generations} superblocks": superblock_rows * (generations * row_bytes + PLAN_BYTES),
         "checkpoint on its way": STATE_COPIES * sum(_whole_bytes(state) for state in _states(groups, widths, mesh)),
     }
     shared = set(devices) == set(mesh.devices.flat)

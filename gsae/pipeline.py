@@ -223,6 +223,8 @@ def train(job: Job) -> None:
             initialise=job.initial_state,
             producer=job.producer,
         )
+    if job.producer:
+        print(f"live: {job.producer.describe()}")
     for point, autoencoder, status in job.members(states):
         about = {**recipe.describe(config, point), "status": status, "training": identity}
         save(autoencoder, job.autoencoder_path(point), about)

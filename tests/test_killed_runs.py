@@ -26,9 +26,19 @@ MOMENTS = {
 }
 
 
-def start(texts, workdir, log):
+# the same, for a run whose rows are made live
+LIVE_MOMENTS = {
+    "statistics": ("statistics.json", 1),
+    "train": ("checkpoints/step-*/manifest.json", 1),
+    "late": ("checkpoints/step-*18/manifest.json", 1),
+    "during a save": ("checkpoints/*partial*", 1),
+}
+LIVE = {"activations__source": "live"}
+
+
+def start(texts, workdir, log, **changes):
     environment = os.environ | {"XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "gsae.main", f"--workdir={workdir}", *tiny_run.flags(texts)]
+    command = [sys.executable, "-m", "gsae.main", f"--workdir={workdir}", *tiny_run.flags(texts, **changes)]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
@@ -36,19 +46,19 @@ def log_of(workdir):
     return Path(f"{workdir}.log").read_text()
 
 
-def run_to_the_end(texts, workdir):
+def run_to_the_end(texts, workdir, **changes):
     with open(f"{workdir}.log", "a+") as log:
-        code = start(texts, workdir, log).wait(600)
+        code = start(texts, workdir, log, **changes).wait(600)
         log.seek(0)
         text = log.read()
     assert code == 0, text[-3000:]
     return text
 
 
-def kill_when(texts, workdir, pattern, count, signal_number=signal.SIGKILL):
+def kill_when(texts, workdir, pattern, count, signal_number=signal.SIGKILL, **changes):
     """Starts a run and sends it a signal as soon as so many files match; its exit code."""
     with open(f"{workdir}.log", "a") as log:
-        process = start(texts, workdir, log)
+        process = start(texts, workdir, log, **changes)
         while process.poll() is None:
             if len(list(workdir.glob(pattern))) >= count:
                 process.send_signal(signal_number)
@@ -97,11 +107,37 @@ def test_killed_anywhere_it_ends_the_same(moment, texts, uninterrupted, tmp_path
         assert not resumed or int(resumed[1]) >= 6
 
 
-def test_a_terminated_run_says_so_and_goes_on(texts, uninterrupted, tmp_path):
+@pytest.mark.parametrize("moment", LIVE_MOMENTS)
+def test_killed_while_rows_are_made_live_it_ends_as_the_store_does(moment, texts, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
-    assert kill_when(texts, workdir, "checkpoints/step-*/manifest.json", 1, signal.SIGTERM) == 75
+    assert kill_when(texts, workdir, *LIVE_MOMENTS[moment], **LIVE) == -signal.SIGKILL
+    text = run_to_the_end(texts, workdir, **LIVE)
+    assert_same_results(workdir, uninterrupted)
+    # Made again: the generation that the checkpoint was in and the next, which are 3 of 8 steps each in all.
+    resumed = re.search(r"training resumes at step (\d+) of 24", text)
+    made = int(re.search(r"live: (\d+) generations of 2,048 rows made", text)[1])
+    assert made == 3 - int(resumed[1]) // 8 if resumed else moment in ("statistics", "during a save") and made == 3
+    assert not (workdir / "activations").exists()
+
+
+def test_begun_live_it_goes_on_from_a_store(texts, uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    kill_when(texts, workdir, "checkpoints/step-*/manifest.json", 1, **LIVE)
+    text = run_to_the_end(texts, workdir)
+    assert "training resumes at step" in text and "rows live, the others were stored" in report_of(workdir)
+    assert_same_results(workdir, uninterrupted)
+
+
+def report_of(workdir):
+    return (workdir / "report.html").read_text()
+
+
+@pytest.mark.parametrize("source", [{}, LIVE], ids=["store", "live"])
+def test_a_terminated_run_says_so_and_goes_on(texts, uninterrupted, tmp_path, source):
+    workdir = tmp_path / "run"
+    assert kill_when(texts, workdir, "checkpoints/step-*/manifest.json", 1, signal.SIGTERM, **source) == 75
     assert "the same command continues" in log_of(workdir)
-    run_to_the_end(texts, workdir)
+    run_to_the_end(texts, workdir, **source)
     assert_same_results(workdir, uninterrupted)
 
 

@@ -60,6 +60,8 @@ def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
     timings = {workdir: [line.pop("timing") for line in lines(workdir)] for workdir in (live, cached)}
     assert all(0 <= timing["language_model_stall_share"] < 1.01 for timing in timings[live])
     assert not any("language_model_stall_share" in timing for timing in timings[cached])
+    assert "The language model made the rows live while the sweep trained" in (live / "report.html").read_text()
+    assert "The rows were stored before the training" in (cached / "report.html").read_text()
     # The weights are the same whichever way the rows came: nothing is left to train for the other source.
     capsys.readouterr()
     run(texts, live, "store")

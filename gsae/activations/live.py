@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site
 from gsae.text.tokens import TokenStore
 
-GENERATIONS = 2  # in memory: the one in use, and the one being made or waiting
+GENERATIONS = 2  # kept: the one in use, and the one being made or waiting
 
 
 class Generation(NamedTuple):
@@ -69,6 +70,8 @@ class Live:
         self._producer = ThreadPoolExecutor(1, "language-model")
         self._lock = threading.Lock()
         self._generations: OrderedDict[int, Future[Generation]] = OrderedDict()  # least recently used first
+        # Whoever still holds rows shares them: reviving features reads what the training is about to use once more.
+        self._in_use: WeakValueDictionary[tuple[str, int], np.ndarray] = WeakValueDictionary()
         self._closed = threading.Event()
         self._idle_seconds = 0.0
         self._idle_since: float | None = None
@@ -108,7 +111,13 @@ class Live:
         Raises:
             RunError: when a row is not finite, naming the document.
         """
-        return self._generation(k).result().rows[site]
+        with self._lock:
+            rows_RD = self._in_use.get((site, k))
+        if rows_RD is None:
+            rows_RD = self._generation(k).result().rows[site]
+            with self._lock:
+                self._in_use[site, k] = rows_RD
+        return rows_RD
 
     def provenance(self, k: int) -> Mapping[str, np.ndarray]:
         """`token_id`, `sequence_id`, `position` of every row of superblock k, each [R] int32; needs no forward pass."""
@@ -153,6 +162,11 @@ class Live:
         """For how long the language model has waited so far, since its first generation, until one more was needed."""
         with self._lock:
             return self._idle_seconds + (time.perf_counter() - self._idle_since if self._idle_since else 0.0)
+
+    def describe(self) -> str:
+        """What this process has made, and how long it waited, in one line."""
+        made = f"{self.made} generations of {self.superblock_rows:,} rows made"
+        return f"{made}; the language model waited {self.idle_seconds:.1f} s for the sweep to need more"
 
     def close(self) -> None:
         """Ends the thread, in the middle of a generation if need be; nothing can be read any more."""

@@ -25,6 +25,7 @@ def page(
     command: str,
     versions: Mapping[str, str],
     seconds_per_stage: Mapping[str, float],
+    rows_came: str = "",
 ) -> str:
     """The text of the page.
 
@@ -37,6 +38,7 @@ def page(
         command: the command line that made the run.
         versions: by package.
         seconds_per_stage: by stage, wall-clock seconds.
+        rows_came: where the rows of the training came from, a sentence.
     """
     several, quality = len(by_place(rows)) > 1, quality_of(rows)
     parts = {
@@ -52,7 +54,7 @@ def page(
         "density": _figure(figures["density"], DENSITY_CAPTION, wide=True),
         "training": _training(figures.get("training", "")),
         "weights": _weights(rows),
-        "provenance": _provenance(config, command, versions, seconds_per_stage),
+        "provenance": _provenance(config, command, versions, seconds_per_stage, rows_came),
     }
     return Template((HERE / "report.html").read_text(encoding="utf-8")).substitute(parts)
 
@@ -171,8 +173,8 @@ def _weights(rows: Sequence[Row]) -> str:
 
 
 def _provenance(
-    config: Mapping[str, Any], command: str, versions: Mapping[str, str], seconds: Mapping[str, float]
-) -> str:  # fmt: skip
+    config: Mapping[str, Any], command: str, versions: Mapping[str, str], seconds: Mapping[str, float], rows_came: str
+) -> str:
     longest, total = max(seconds.values(), default=0.0), sum(seconds.values())
     stages = "".join(
         f'<tr><td>{escape(name)}</td><td class="right">{spent:,.1f} s</td>'
@@ -183,7 +185,8 @@ def _provenance(
     settings = flat(config)
     return (
         f"<h3>Command</h3><pre>{escape(command)}</pre>"
-        f'<h3>Time</h3><div class="scroll"><table class="pairs"><tbody>{stages}</tbody></table></div>'
+        + (f"<h3>Rows</h3><p>{escape(rows_came)}</p>" if rows_came else "")
+        + f'<h3>Time</h3><div class="scroll"><table class="pairs"><tbody>{stages}</tbody></table></div>'
         f"<h3>Versions</h3>{_pairs(list(versions.items()))}"
         f"<h3>Settings</h3><details><summary>All {len(settings)} settings</summary>{_pairs(settings)}</details>"
     )

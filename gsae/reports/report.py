@@ -9,6 +9,7 @@ from gsae.reports import curves, html, plots, style
 from gsae.reports.findings import comparisons, headline, warnings
 from gsae.reports.rows import Row
 from gsae.reports.tables import comparison_table, terminal_table, write_results_csv
+from gsae.reports.waiting import rows_sentence
 
 STEP = 0.05  # between the fixed values of loss recovered, or of FVU
 
@@ -37,7 +38,7 @@ def write_report(
         command: the command line of the run.
         versions: of the packages that matter, by name.
         seconds_per_stage: wall-clock seconds, by stage.
-        metrics_log: the JSON lines that training logged; None leaves the training curves out.
+        metrics_log: the JSON lines that training logged; None leaves the training curves out, and where rows came from.
         title: heads the page; the directory's name if None.
 
     Returns:
@@ -53,6 +54,7 @@ def write_report(
     write_results_csv(directory / "results.csv", rows)
     for name, figure in figures.items():
         style.save_png(figure, directory / f"{name}.png")
+    came = rows_sentence(metrics_log) if metrics_log else ""
     training = curves.training_figure(curves.read_log(metrics_log), rows) if metrics_log else None
     drawn = {name: style.to_svg(figure, name) for name, figure in figures.items()}
     text = html.page(
@@ -64,6 +66,7 @@ def write_report(
         command=command,
         versions=versions,
         seconds_per_stage=seconds_per_stage,
+        rows_came=came,
     )
     write_file(directory / "report.html", text)
     tables = [comparison_table(site, pair) for site, pairs in compared.items() for pair in pairs]

@@ -116,6 +116,20 @@ def test_two_generations_are_in_memory_and_both_sides_wait(live, monkeypatch):
     stream.close()
 
 
+def test_a_second_reader_shares_what_the_first_one_holds(live, finished):
+    """As when features are revived: behind the first reader, which has gone on to the next superblock already."""
+    batches, store = Batches(live, NAMES, 64, 1), Batches(ActivationStore.open(finished), NAMES, 64, 1)
+    first = batches.stream(0, batches.steps_per_epoch)
+    for _ in range(batches.steps_per_superblock):  # reads ahead, into the second superblock
+        next(first)
+    for _ in range(2):
+        start, stop = batches.steps_per_superblock - 1, batches.steps_per_superblock + 2
+        assert_same_batches(batches.stream(start, stop), store.stream(start, stop))
+    for batch, expected in zip(first, store.stream(batches.steps_per_superblock, batches.steps_per_epoch), strict=True):
+        assert_same_batches([batch], [expected])
+    assert live.made == live.num_superblocks + 1  # the superblock that was left came once more
+
+
 def test_devices_share_a_pass_without_a_word(language_model, token_store, live, tmp_path):
     """Three devices and eight sequences: padded to nine. Nothing crosses between devices."""
     file = tmp_path / "statistics.json"
