@@ -54,7 +54,7 @@ class Checkpoints:
             artifacts.write_file(self.directory / ".writable", "")
             (self.directory / ".writable").unlink()
             for left in self.directory.glob(f"*{artifacts.PARTIAL}*"):
-                shutil.rmtree(left)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), timeout_secs=3600)
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future[None] | None = None

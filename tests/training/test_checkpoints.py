@@ -289,6 +289,7 @@ def test_killed_during_a_save_leaves_nothing_that_counts(tmp_path):
     """)
     assert subprocess.run([*run, tmp_path], timeout=120).returncode == -signal.SIGKILL
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-000000001", "step-000000002.partial-save"]
+    (tmp_path / ".writable.partial-1").touch()  # killed even earlier
     checkpoints = Checkpoints(tmp_path, every=1)
     assert checkpoints.steps() == [1] and [p.name for p in Path(tmp_path).iterdir()] == ["step-000000001"]
     step, restored, _ = checkpoints.restore_newest({"W": jnp.full(1000, 7.0)})
