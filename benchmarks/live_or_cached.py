@@ -10,6 +10,7 @@ over the rows of the statistics; nothing is read or written.
 
 import argparse
 import dataclasses
+import functools
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae import config as schema
 from gsae import recipe
+from gsae.activations.live import GENERATIONS
 from gsae.language_models.sites import Site
 from gsae.mesh import make_mesh
-from gsae.training.groups import group_points
+from gsae.training.groups import Point, group_points
 from gsae.training.step import abstract_state, batch_sharding, make_step
 from gsae.training.throughput import PEAKS, count_flops
 
@@ -58,7 +60,7 @@ class Model:
 
 MODELS = {
     "bundled": Model(4, 128, 4, 4, 32, 512),
-    "gpt2": Model(12, 768, 12, 12, 64, 3072),
+    "openai-community/gpt2": Model(12, 768, 12, 12, 64, 3072),
     "EleutherAI/pythia-70m": Model(6, 512, 8, 8, 64, 2048),
     "EleutherAI/pythia-160m": Model(12, 768, 12, 12, 64, 3072),
     "EleutherAI/pythia-410m": Model(24, 1024, 16, 16, 64, 4096),
@@ -68,9 +70,13 @@ MODELS = {
     "NeelNanda/GELU_1L512W_C4_Code": Model(1, 512, 8, 8, 64, 2048),
     "google/gemma-2-2b": Model(26, 2304, 8, 4, 256, 9216, 3),
     "meta-llama/Llama-3.2-1B": Model(16, 2048, 32, 8, 64, 8192, 3),
-    "Qwen/Qwen3-0.6B": Model(28, 1024, 16, 8, 128, 3072, 3),
-    "Qwen/Qwen3-1.7B": Model(28, 2048, 16, 8, 128, 6144, 3),
+    "Qwen/Qwen3-0.6B-Base": Model(28, 1024, 16, 8, 128, 3072, 3),
+    "Qwen/Qwen3-1.7B-Base": Model(28, 2048, 16, 8, 128, 6144, 3),
+    "Qwen/Qwen3-4B-Base": Model(36, 2560, 32, 8, 128, 9728, 3),
 }
+
+
+LARGE = ("gelu_1l", "gpt2", "pythia:70m", "pythia:2.8b", "llama_3_2_1b", "qwen_3:1.7B", "gemma_2_2b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,10 +158,15 @@ def compare(
     )
 
 
+def points_of(config: schema.Config, model: Model) -> list[Point]:
+    """The points of an experiment on a model."""
+    return recipe.points(config, functools.partial(recipe.site_of_layers, model.num_layers))
+
+
 def training_flops(config: schema.Config, model: Model) -> float:
     """FLOPs a row of all points: those of the traced programs."""
     mesh, batch, total = make_mesh(), config.training.batch_size, 0.0
-    for group in group_points(recipe.points(config, model.num_layers)):
+    for group in group_points(points_of(config, model)):
         width = model.site_width(Site.parse(group.site).name)
         x_BD = jax.ShapeDtypeStruct((batch, width), jnp.bfloat16, sharding=batch_sharding(mesh))
         step = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, PartitionSpec()))
@@ -170,7 +181,7 @@ def of_experiment(config: schema.Config, model: Model, machine: Machine, availab
     activations, training = config.activations, config.training
     trained = training.steps * training.batch_size
     rows = min(activations.rows or available or trained, trained)
-    sites = {Site.parse(point.site) for point in recipe.points(config, model.num_layers)}
+    sites = {Site.parse(point.site) for point in points_of(config, model)}
     itemsize = 2 if activations.dtype == "bfloat16" else 4
     tokens_at_once = activations.sequences_at_once * config.text.context_length
     return compare(
@@ -187,23 +198,11 @@ def of_experiment(config: schema.Config, model: Model, machine: Machine, availab
 
 
 def experiments() -> Iterator[tuple[str, schema.Config]]:
-    """The shipped experiments that train on a language model's activations, and two of the papers' sizes."""
-    values = {}
-    for path in sorted((ROOT / "experiments").glob("*.py")):
-        values[path.stem] = runpy.run_path(str(path))["get_config"]()
-    shipped = {name: config for name, config in values.items() if "activations" in config and "sweep" in config}
-    for name, found in shipped.items():
-        yield name, schema.parse(found)
-    large = {"training.batch_size": 4096, "activations.superblock_rows": 1 << 21, "text.context_length": 1024}
-    for name, site, width, steps in (
-        ("EleutherAI/pythia-2.8b", "resid_post.16", 32_768, 250_000),
-        ("google/gemma-2-2b", "resid_post.12", 16_384, 1_000_000),
-    ):
-        config = values["pareto_sweep"].copy_and_resolve_references()
-        settings = {"language_model.name": name, "sae.width": width, "training.steps": steps, "activations.rows": 0}
-        settings |= {f"sweep.{entry}.sites": (site,) for entry in ("gated", "standard")}
-        config.update_from_flattened_dict(settings | large)
-        yield f"8 points, {width:,} and {width * 3 // 2:,} features", schema.parse(config)
+    """The shipped experiments that train on a language model's activations."""
+    for name in ("pareto_sweep", *(f"language_models/{name}" for name in LARGE)):
+        file, _, size = name.partition(":")
+        get_config = runpy.run_path(str(ROOT / "experiments" / f"{file}.py"))["get_config"]
+        yield name, schema.parse(get_config(*filter(None, [size])))
 
 
 def table() -> str:
@@ -231,6 +230,26 @@ def table() -> str:
 
 def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.3g} h"
+
+
+def needs(config: schema.Config) -> str:
+    """What an experiment on a published model needs, in one sentence: it stands in the experiment's docstring."""
+    model = MODELS[config.language_model.name]
+    found = of_experiment(config, model, TPUS)
+    points = points_of(config, model)
+    sizes = [2 * model.site_width(Site.parse(point.site).name) * point.width for point in points]
+    sweep = sum(2 * 4 * size for size in sizes)  # parameters and second moments, float32
+    row_bytes = 2 * sum(model.site_width(Site.parse(site).name) for site in {point.site for point in points})
+    host = GENERATIONS * config.activations.superblock_rows * row_bytes
+    return (
+        f"{len(points)} points on {found.rows / 1e6:,.0f} million rows: {_time(found.live)} on {TPUS.name} live, "
+        f"{_time(found.harvest + found.cached_training)} and {_bytes(found.disk_bytes)} of disk cached; "
+        f"the sweep's state {_bytes(sweep)} over all chips, live superblocks {_bytes(host)} of host memory."
+    )
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count < 1e12 else f"{count / 1e12:.2f} TB"
 
 
 def written(document: str) -> str:
