@@ -18,7 +18,8 @@ import optax
 from flax import nnx
 
 from gsae.language_models.loading import LanguageModel, load_language_model
-from gsae.text.sources import Document, python_standard_library
+from gsae.text.documents import Document
+from gsae.text.sources import python_standard_library
 from gsae.text.splits import split_documents
 
 NGRAMS = {"unigram": 1, "bigram, interpolated": 2, "5-gram, interpolated Kneser-Ney": 5}

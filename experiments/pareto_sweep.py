@@ -46,14 +46,18 @@ def get_config() -> ConfigDict:
 
     config.text = ConfigDict()
     config.text.source = "python_standard_library"  # | "files" | "hugging_face"
-    config.text.paths = ()  # source "files": txt, jsonl and parquet files, directories, globs
-    config.text.name = ""  # source "hugging_face": the data set's name
+    config.text.paths = ()  # source "files": txt, jsonl, parquet and arrow files, directories, globs
+    config.text.name = ""  # source "hugging_face": a data set's hub id, or a directory that `datasets` reads
     config.text.configuration = ""  # source "hugging_face": its configuration; "" for none
     config.text.split = "train"  # source "hugging_face": its split
-    config.text.column = "text"  # the column of parquet and data sets, the field of jsonl
+    config.text.content = "text"  # of the column: | "token_ids" | "chat": messages, by the model's chat template
+    config.text.column = "text"  # the column of parquet, arrow and data sets, the field of jsonl
     config.text.streaming = True  # source "hugging_face": read as a stream instead of downloading all of it
+    config.text.shuffle_buffer = 0  # documents that are shuffled together; 0: the order of the source
     config.text.max_documents = 0  # documents; 0: all of them
     config.text.held_out_fraction = 0.1  # share of the text kept for evaluation; near-duplicates stay on one side
+    config.text.compare_up_to = 64_000_000  # bytes: of no more text, all documents are compared for near-duplicates
+    config.text.packing = "across_documents"  # rows cut from all documents in turn; | "one_document": its start a row
     config.text.context_length = 256  # tokens a row; at most what the language model was trained with
     config.text.separator = "auto"  # before each document: "eos" | "bos" | "none"; "auto": EOS, BOS if there is no EOS
     config.text.prepend_bos = "auto"  # to every row: "always" | "never"; "auto": if the tokenizer does so by itself

@@ -21,6 +21,7 @@ from gsae import artifacts, recipe, schema
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
 from gsae.job import Job
+from gsae.tokenise import tokenise
 from gsae.training.allocator import keep_freed_memory
 from gsae.training.groups import Point
 from gsae.training.step import GroupState, batch_sharding
@@ -65,67 +66,6 @@ def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "",
         raise
 
 
-def tokenise(job: Job) -> None:
-    """Text into two token stores, training and held out, that share no document and no near-duplicate."""
-    from gsae.evaluation.batches import choose_sequences
-
-    if not job.has_language_model:
-        return  # rows from elsewhere have no text
-    text, model = job.config.text, job.language_model
-    made_from = {"text": _without(schema.plain(text), "store"), "language_model": model.fingerprint}
-    paths = {part: job.tokens_path / part for part in ("train", "held_out")}
-    finished = [_made_from(path, made_from, "config.text.store") for path in paths.values()]  # refuses any that differs
-    if not all(finished):
-        _write_token_stores(job, paths, made_from)
-    evaluation = job.config.evaluation  # that something is left to judge by is known now, not after the training
-    choose_sequences(job.tokens("held_out"), evaluation.tokens, job.config.seed, evaluation.skip_tokens)
-
-
-def _write_token_stores(job: Job, paths: Mapping[str, Path], made_from: Mapping[str, Any]) -> None:
-    from gsae.text.marks import marks
-    from gsae.text.sources import read_documents
-    from gsae.text.splits import split_documents
-    from gsae.text.tokens import write_token_store
-
-    text, model = job.config.text, job.language_model
-    documents = read_documents(
-        text.source,
-        paths=text.paths,
-        name=text.name,
-        configuration=text.configuration or None,
-        split=text.split,
-        column=text.column,
-        streaming=text.streaming,
-        max_documents=text.max_documents or None,
-    )
-    around = marks(
-        separator=text.separator,
-        prepend_bos=text.prepend_bos,
-        mask_special_tokens=text.mask_special_tokens,
-        mask_tokens=text.mask_tokens,
-        bos_id=model.bos_id,
-        eos_id=model.eos_id,
-        begins_with_bos=model.begins_with_bos,
-        special_ids=model.special_ids,
-        vocabulary=model.settings.vocabulary,
-    )
-    for (part, path), chosen in zip(paths.items(), split_documents(documents, text.held_out_fraction), strict=True):
-        store = write_token_store(
-            path,
-            chosen,
-            model.tokenizer.encode_batch,
-            context_length=text.context_length,
-            separator_id=around.separator_id,
-            bos_id=around.bos_id,
-            special_ids=around.uncounted_ids,
-            masked_positions=text.skip_positions,
-            vocabulary=model.settings.vocabulary,
-            manifest={"made_from": made_from},
-        )
-        count = store.num_sequences * store.context_length
-        print(f"{part}: {store.num_documents:,} documents, {count:,} tokens in rows of {store.context_length}")
-
-
 def harvest(job: Job) -> None:
     """Activations of the training part at every site of the sweep, in superblocks on disk; nothing if they are live."""
     from gsae.activations.harvest import harvest as harvest_rows
@@ -157,25 +97,6 @@ def _import_rows(job: Job) -> None:
         recipe.check_imported(job.config, job.activations.identity.dtype, job.activations.superblock_rows)
     evaluation = job.config.evaluation
     choose_rows(job.held_out, evaluation.tokens, evaluation.skip_tokens)  # that some are left is known now, not later
-
-
-def _made_from(path: Path, wanted: Mapping[str, Any], setting: str) -> bool:
-    """Whether a finished artifact stands at `path`; one that was made from something else is refused."""
-    manifest = artifacts.read_manifest(path)
-    if manifest is None:
-        return False
-    found = manifest.get("made_from", {})
-    for key in wanted:
-        if found.get(key) != wanted[key]:
-            allowed = (
-                f"was made with {key} = {found.get(key)!r}, this run has {wanted[key]!r}; choose another directory"
-            )
-            raise SettingError(setting, str(path), allowed)
-    return True
-
-
-def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in names}
 
 
 def train(job: Job) -> None:

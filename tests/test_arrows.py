@@ -38,15 +38,16 @@ ARROWS = {
         "activations.live", "activations.row_import", "activations.rows", "activations.store", "artifacts", "config",
         "errors", "language_models", "memory", "mesh", "recipe", "schema", "text.tokens", "training",
     },
+    "tokenise": {"artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "schema", "text"},
     "pipeline": {
         "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "recipe", "reports",
-        "schema", "text", "training",
+        "schema", "tokenise", "training",
     },
     "pretrain": {"artifacts", "config", "errors", "language_models", "mesh", "schema", "text"},
     "main": {"config", "errors", "pipeline"},
     "": {"activations.row_stream", "autoencoders.saving"},  # gsae/__init__.py: gsae.import_rows, gsae.load
 }  # fmt: skip
-KNOW_THE_CONFIGURATION = {"job", "main", "pipeline", "pretrain", "plan", "recipe"}
+KNOW_THE_CONFIGURATION = {"job", "main", "pipeline", "pretrain", "plan", "recipe", "tokenise"}
 
 
 def module_of(file):

@@ -1,14 +1,16 @@
-"""Local text files: finding them from paths, directories and globs, and reading the texts in them."""
+"""Local files: finding them from paths, directories and globs, and reading the records in them."""
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gsae.errors import SettingError
+from gsae.text.content import no_column
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
+SUFFIXES = (".txt", ".jsonl", ".parquet", ".arrow")
+Record = tuple[str, dict[str, Any], str]  # what it adds to the document's name, its fields, its place
 ALLOWED = f"must be {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} files, directories of them, or globs"
 
 
@@ -60,26 +62,26 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*fixed)
 
 
-def read(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    """Yields the texts of one file, each with what it adds to the document's name: nothing, or `:` and its number.
+def read(path: Path, column: str) -> Iterator[Record]:
+    """Yields the records of one file: of a text file the whole of it as `column`, with nothing added to its name.
 
     Raises:
         SettingError: naming the file that cannot be read, with the line, or the column that is not there.
     """
     try:
         if path.suffix == ".txt":
-            yield "", path.read_text(encoding="utf-8")
+            yield "", {column: path.read_text(encoding="utf-8")}, str(path)
         elif path.suffix == ".jsonl":
-            yield from _read_jsonl(path, column)
+            yield from _read_jsonl(path)
         else:
-            yield from _read_parquet(path, column)
+            yield from _read_columns(path, column)
     except UnicodeDecodeError as error:
         raise SettingError("config.text.paths", str(path), f"must be UTF-8 text ({error})") from error
     except OSError as error:
         raise SettingError("config.text.paths", str(path), f"cannot be read ({error})") from error
 
 
-def _read_jsonl(path: Path, column: str) -> Iterator[tuple[str, str]]:
+def _read_jsonl(path: Path) -> Iterator[Record]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file):
             if not line.strip():
@@ -91,39 +93,40 @@ def _read_jsonl(path: Path, column: str) -> Iterator[tuple[str, str]]:
                 raise SettingError("config.text.paths", str(path), f"{where} is not JSON ({error})") from error
             if not isinstance(record, dict):
                 raise SettingError("config.text.paths", str(path), f"{where} must be a JSON object")
-            yield f":{number}", text_of(record, column, where)
+            yield f":{number}", record, where
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
+def _read_columns(path: Path, column: str) -> Iterator[Record]:
+    """Parquet, and Arrow's stream format (what `datasets` saves) or file format."""
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if column not in file.schema_arrow.names:
-                _no_column(column, f"{path}", file.schema_arrow.names)
-            number = 0
-            for batch in file.iter_batches(columns=[column], batch_size=1024):
-                for value in batch.column(0).to_pylist():
-                    yield f":{number}", text_of({column: value}, column, f"row {number} of {path}")
-                    number += 1
+        number = 0
+        for batch in (_parquet if path.suffix == ".parquet" else _arrow)(path, column):
+            for value in batch.column(column).to_pylist():
+                yield f":{number}", {column: value}, f"row {number} of {path}"
+                number += 1
     except pyarrow.ArrowException as error:
-        raise SettingError("config.text.paths", str(path), f"is not a readable parquet file ({error})") from error
+        kind = path.suffix.removeprefix(".")
+        raise SettingError("config.text.paths", str(path), f"is not a readable {kind} file ({error})") from error
 
 
-def text_of(record: Mapping[str, Any], column: str, where: str) -> str:
-    """The text of a record; a null counts as empty.
+def _parquet(path: Path, column: str) -> Iterator[Any]:
+    import pyarrow.parquet
 
-    Raises:
-        SettingError: when the record has no such column, or holds something else than text there.
-    """
-    if column not in record:
-        _no_column(column, where, list(record))
-    value = record[column]
-    if value is not None and not isinstance(value, str):
-        raise SettingError("config.text.column", column, f"must hold text; {where} holds {type(value).__name__}")
-    return value or ""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        if column not in file.schema_arrow.names:
+            no_column(column, str(path), file.schema_arrow.names)
+        yield from file.iter_batches(columns=[column], batch_size=1024)
 
 
-def _no_column(column: str, where: str, names: Sequence[str]) -> NoReturn:
-    raise SettingError("config.text.column", column, f"{where} has only {', '.join(map(str, names)) or 'no columns'}")
+def _arrow(path: Path, column: str) -> Iterator[Any]:
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as file:
+        is_file_format = file.read(6) == b"ARROW1"
+        file.seek(0)
+        reader = pyarrow.ipc.open_file(file) if is_file_format else pyarrow.ipc.open_stream(file)
+        if column not in reader.schema.names:
+            no_column(column, str(path), reader.schema.names)
+        yield from (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file_format else reader

@@ -17,6 +17,7 @@ class Marks:
 
 def marks(
     *,
+    packing: str,
     separator: str,
     prepend_bos: str,
     mask_special_tokens: bool,
@@ -27,9 +28,10 @@ def marks(
     special_ids: Sequence[int],
     vocabulary: int,
 ) -> Marks:
-    """What the settings `config.text.*` of the first four names mean for a language model.
+    """What the settings `config.text.*` of the first five names mean for a language model.
 
     Args:
+        packing: with `one_document` a row there is nothing to separate.
         separator: `eos`, `bos`, `none`; `auto` for EOS, or BOS where there is no EOS.
         prepend_bos: `always`, `never`; `auto` for what the model's own tokenizer does.
         mask_special_tokens: whether the model's special tokens, the separator and BOS are left out of the mask.
@@ -43,6 +45,9 @@ def marks(
     Raises:
         SettingError: when the model has no such token, or an id is outside the vocabulary.
     """
+    if packing == "one_document" and separator in ("eos", "bos"):
+        allowed = "must be auto or none: with one document a row there is nothing to separate"
+        raise SettingError("config.text.separator", separator, allowed)
     for name, wanted, id_ in (("EOS", separator == "eos", eos_id), ("BOS", separator == "bos", bos_id)):
         if wanted and id_ is None:
             raise SettingError("config.text.separator", separator, f"the language model has no {name} token")
@@ -51,6 +56,8 @@ def marks(
     for id_ in mask_tokens:
         if not 0 <= id_ < vocabulary:
             raise SettingError("config.text.mask_tokens", id_, f"must be token ids from 0 to {vocabulary - 1}")
+    if packing == "one_document":
+        separator = "none"
     separators = {"auto": bos_id if eos_id is None else eos_id, "eos": eos_id, "bos": bos_id, "none": None}
     separator_id = separators[separator]
     prepended = bos_id if prepend_bos == "always" or (prepend_bos == "auto" and begins_with_bos) else None

@@ -1,88 +1,156 @@
-"""Where text comes from: the standard library's own source files, local files, or a Hugging Face data set.
+"""Where documents come from: the standard library's own source files, local files, or a Hugging Face data set.
 
-Every source gives documents with a name and a text. Names do not depend on where the data lies on this machine, since
-the split into training and held-out documents is decided by them. Empty documents are left out by every source.
+Names of documents do not depend on where the data lies on this machine, since the split into training and held-out
+documents may be decided by them. Blank documents are left out by every source.
 """
 
-import hashlib
-import itertools
 import sys
 import sysconfig
 import tokenize
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from gsae.errors import RunError, SettingError
+from gsae.errors import SettingError
 from gsae.text import files
+from gsae.text.content import Content
+from gsae.text.data_sets import DataSet
+from gsae.text.documents import Document
 
 SOURCES = ("python_standard_library", "files", "hugging_face")
 
 TEST_PACKAGES = {"test", "tests", "idle_test"}
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text and a name that is unique in its source."""
+class Reading(Protocol):
+    """One way through a source's documents, always in the same order; it is gone through once."""
 
-    name: str
-    text: str
+    total: int | None  # documents of the whole source at most, where that is known
+
+    def __iter__(self) -> Iterator[Document]:
+        """The documents from the position on at which it was opened."""
+        ...
+
+    def position(self) -> dict[str, Any]:
+        """Plain values with which `Source.read` goes on after the newest document."""
+        ...
 
 
-def read_documents(
+class Source(Protocol):
+    """Documents that can be read from any position on."""
+
+    blamed: tuple[str, Any]  # the setting that leads to it, and its value, for complaints
+    identity: Any  # plain values that change when the documents are likely to be others
+
+    def read(self, position: Mapping[str, Any] | None = None) -> Reading:
+        """A reading from the start, or from a position that an earlier reading gave."""
+        ...
+
+
+def open_source(
     source: str,
     *,
     paths: Sequence[str] = (),
     name: str = "",
-    configuration: str | None = None,
+    configuration: str = "",
     split: str = "train",
-    column: str = "text",
     streaming: bool = True,
-    max_documents: int | None = None,
-) -> list[Document]:
-    """The documents that the settings `config.text.*` of the same names ask for, all in memory.
+    content: Content | None = None,
+) -> Source:
+    """The source that the settings `config.text.*` of the same names ask for.
 
     Args:
         source: one of `SOURCES`.
         paths: for `files`: files, directories, globs.
-        name: for `hugging_face`: the data set, on the hub or in a directory; likewise `configuration`, `split`.
-        configuration: one of the data set's configurations; None for its only one.
-        split: the data set's split, slices such as `train[:1000]` included unless streaming.
-        column: the field of jsonl, parquet and data-set records that holds the text.
-        streaming: reads the data set as it arrives instead of downloading it first.
-        max_documents: reads no more than these; None for all.
+        name: for `hugging_face`, and the following ones: see `DataSet`.
+        configuration: one of the data set's configurations.
+        split: the data set's split.
+        streaming: reads the data set as it arrives.
+        content: what records hold; by default text in a column `text`.
 
     Raises:
-        SettingError: naming the `config.text` setting that is wrong, also when there is no text at all.
+        SettingError: naming the `config.text` setting that is wrong.
     """
-    if max_documents is not None and max_documents < 1:
-        raise SettingError("config.text.max_documents", max_documents, "must be at least 1, or None for all")
+    content = content or Content()
     if source == "python_standard_library":
-        documents: Iterable[Document] = python_standard_library()
-        blamed, value = "config.text.source", source
-    elif source == "files":
-        documents = _local_documents(paths, column)
-        blamed, value = "config.text.paths", ", ".join(map(str, paths))
-    elif source == "hugging_face":
-        documents = hugging_face(name, configuration=configuration, split=split, column=column, streaming=streaming)
-        blamed, value = "config.text.name", name
-    else:
-        raise SettingError("config.text.source", source, f"must be one of {', '.join(SOURCES)}")
-    read = list(itertools.islice(documents, max_documents))
-    if not read:
-        raise SettingError(blamed, value, "holds no text; at least one document that is not blank is needed")
-    return read
+        if content.kind != "text":
+            raise SettingError("config.text.content", content.kind, f"the source {source} holds text")
+        return StandardLibrary()
+    if source == "files":
+        return LocalFiles(paths, content)
+    if source == "hugging_face":
+        return DataSet(name, configuration=configuration, split=split, streaming=streaming, content=content)
+    raise SettingError("config.text.source", source, f"must be one of {', '.join(SOURCES)}")
 
 
-def fingerprint(documents: Iterable[Document]) -> str:
-    """SHA-256 (64 hex digits) of the names and texts, in order; lengths are part of it, so borders cannot shift."""
-    digest = hashlib.sha256()
-    for document in documents:
-        for part in (document.name, document.text):
-            data = part.encode("utf-8", errors="surrogatepass")
-            digest.update(len(data).to_bytes(8, "little"))
-            digest.update(data)
-    return digest.hexdigest()
+class StandardLibrary:
+    """`python_standard_library` as a source."""
+
+    def __init__(self) -> None:
+        self.blamed = "config.text.source", "python_standard_library"
+        self.identity = sys.version
+
+    def read(self, position: Mapping[str, Any] | None = None) -> Reading:
+        """Reads all of it now, and begins at the position's document."""
+        return _Listed(python_standard_library(), position["document"] if position else 0)
+
+
+class _Listed:
+    def __init__(self, documents: Sequence[Document], start: int):
+        self._documents, self._next = documents, start
+        self.total: int | None = len(documents)
+
+    def position(self) -> dict[str, Any]:
+        return {"document": self._next}
+
+    def __iter__(self) -> Iterator[Document]:
+        while self._next < len(self._documents):
+            self._next += 1
+            yield self._documents[self._next - 1]
+
+
+class LocalFiles:
+    """Documents of txt (one a file), jsonl (one a line), parquet and arrow (one a row) files, in the order of `paths`.
+
+    Documents are named by the file's name, relative to the directory or to the fixed part of the glob that led to it;
+    records add `:` and their number from 0.
+    """
+
+    def __init__(self, paths: Sequence[str], content: Content):
+        """Finds the files.
+
+        Args:
+            paths: files, directories (searched through, sorted by name) or globs (`data/**/*.jsonl`).
+            content: what the records hold.
+
+        Raises:
+            SettingError: naming the path that leads nowhere.
+        """
+        self.files, self.content = files.find(paths), content
+        self.blamed = "config.text.paths", ", ".join(map(str, paths))
+        self.identity = [[name, path.stat().st_size] for name, path in self.files]
+
+    def read(self, position: Mapping[str, Any] | None = None) -> Reading:
+        """Begins at the position's file; what is before its record there is passed over."""
+        return _FromFiles(self, position or {"file": 0, "record": 0})
+
+
+class _FromFiles:
+    def __init__(self, source: LocalFiles, position: Mapping[str, Any]):
+        self._source, self._file, self._record = source, position["file"], position["record"]
+        self.total: int | None = len(source.files) if all(path.suffix == ".txt" for _, path in source.files) else None
+
+    def position(self) -> dict[str, Any]:
+        return {"file": self._file, "record": self._record}
+
+    def __iter__(self) -> Iterator[Document]:
+        content, passed_over = self._source.content, self._record
+        while self._file < len(self._source.files):
+            name, path = self._source.files[self._file]
+            for self._record, (suffix, record, where) in enumerate(files.read(path, content.column), 1):
+                if self._record > passed_over and (document := content.document(name + suffix, record, where)):
+                    yield document
+            self._file, self._record, passed_over = self._file + 1, 0, 0
 
 
 def python_standard_library() -> list[Document]:
@@ -117,84 +185,3 @@ def _declared_text(path: Path) -> str:
             return file.read()
     except (SyntaxError, UnicodeDecodeError):
         return ""
-
-
-def local_files(paths: Sequence[str], *, column: str = "text") -> list[Document]:
-    """Documents of txt (one a file), jsonl (one a line) and parquet (one a row) files, in the order of `paths`.
-
-    Args:
-        paths: files, directories (searched through, sorted by name) or globs (`data/**/*.jsonl`).
-        column: the field of jsonl and parquet records that holds the text.
-
-    Returns:
-        Documents named by the file's name, relative to the directory or to the fixed part of the glob that led to it;
-        records add `:` and their number from 0. Blank texts are left out.
-
-    Raises:
-        SettingError: naming the file or the column, and what is allowed.
-    """
-    return list(_local_documents(paths, column))
-
-
-def _local_documents(paths: Sequence[str], column: str) -> Iterator[Document]:
-    for name, path in files.find(paths):
-        for suffix, text in files.read(path, column):
-            if text.strip():
-                yield Document(name + suffix, text)
-
-
-def hugging_face(
-    name: str,
-    *,
-    configuration: str | None = None,
-    split: str = "train",
-    column: str = "text",
-    streaming: bool = True,
-    max_documents: int | None = None,
-) -> Iterator[Document]:
-    """Documents of a data set that `datasets.load_dataset` can load: on the hub, or a local directory of data files.
-
-    Documents are named `<split>:<row>` (rows count from 0); blank texts are left out.
-
-    Raises:
-        SettingError: when the data set cannot be reached or lacks the configuration, split or column.
-        RunError: when it can no longer be read on the way.
-    """
-    rows = _rows(_open_data_set(name, configuration, split, streaming), name)
-    documents = (
-        Document(f"{split}:{number}", text)
-        for number, row in enumerate(rows)
-        if (text := files.text_of(row, column, f"row {number} of {name}")).strip()
-    )
-    return itertools.islice(documents, max_documents)
-
-
-def _open_data_set(name: str, configuration: str | None, split: str, streaming: bool) -> Iterable[dict]:
-    if not name:
-        raise SettingError("config.text.name", name, "must be a data set on the Hugging Face hub or a local directory")
-    import datasets  # slow to import, and only this source needs it
-
-    try:
-        return datasets.load_dataset(name, configuration, split=split, streaming=streaming)
-    except Exception as error:  # the library, its hub client and its HTTP client share no base class
-        reason = _one_line(error)
-        setting, value = "config.text.name", name
-        if "split" in reason.lower():
-            setting, value = "config.text.split", split
-        elif "BuilderConfig" in reason or "config name" in reason.lower():
-            setting, value = "config.text.configuration", str(configuration)
-        raise SettingError(setting, value, f"the data set {name} could not be opened: {reason}") from error
-
-
-def _rows(data_set: Iterable[dict], name: str) -> Iterator[dict]:
-    number = 0
-    try:
-        for row in data_set:
-            yield row
-            number += 1
-    except Exception as error:  # as above: whatever the network or a broken file makes of it
-        raise RunError(f"the data set {name} could not be read past row {number}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

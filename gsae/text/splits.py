@@ -1,16 +1,26 @@
-"""Training and held-out documents: near-duplicates are found by content and stay together on one side."""
+"""Training and held-out documents: near-duplicates are found by content and stay together on one side.
+
+With all documents in memory (`held_out_documents`) every two are compared, and the share of held-out bytes is as asked.
+A stream of any length (`is_held_out`) is decided one document at a time, by the smallest of its n-grams' hashes: no
+memory, no order, any number of processes. Two documents have that in common with the probability J of their Jaccard
+similarity (MinHash: Broder 1997), so equal ones are always on one side, and others are on different sides with a
+probability of at most 2 p (1 - p) (1 - J), p being the held-out fraction. What neither does: find passages that are
+quoted in otherwise different documents.
+"""
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import count
 
 import numpy as np
 
 from gsae.errors import SettingError
-from gsae.text.sources import Document
+from gsae.text.documents import Document
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
+N = 13  # tokens of an n-gram
 PAIRS_AT_ONCE = 1 << 22
 # A group with more than this share of the held-out bytes would be no sample of the text but most of it.
 LARGEST_SHARE_OF_HELD_OUT = 0.25
@@ -19,7 +29,14 @@ LARGEST_SHARE_OF_HELD_OUT = 0.25
 def split_documents(
     documents: Sequence[Document], held_out_fraction: float, salt: str = ""
 ) -> tuple[list[Document], list[Document]]:
-    """Splits documents into training and held-out ones, groups of near-duplicates (see below) undivided.
+    """The training and the held-out documents, each in the order of `documents`, by `held_out_documents`."""
+    held = held_out_documents(documents, held_out_fraction, salt)
+    train = [document for i, document in enumerate(documents) if i not in held]
+    return train, [document for i, document in enumerate(documents) if i in held]
+
+
+def held_out_documents(documents: Sequence[Document], held_out_fraction: float, salt: str = "") -> set[int]:
+    """Which documents are held out, groups of near-duplicates (see below) undivided.
 
     Groups are ordered by a hash of the salt and the smallest name in them, and held out in that order until the share
     of bytes is as near the fraction as it gets. A group that would make up more than a quarter of the held-out part
@@ -27,13 +44,12 @@ def split_documents(
     nearly every document on its side, and with many documents the share of bytes is within an eighth of what was asked.
 
     Returns:
-        (training, held out), each in the order of `documents`; neither is empty.
+        Their indices: at least one, and not all. They do not depend on the order of the documents.
 
     Raises:
         SettingError: when the fraction is not between 0 and 1, or there are fewer than two groups.
     """
-    if not 0 < held_out_fraction < 1:
-        raise SettingError("config.text.held_out_fraction", held_out_fraction, "must be between 0 and 1, exclusive")
+    _check(held_out_fraction)
     groups = near_duplicate_groups(documents)
     if len(groups) < 2:
         raise SettingError(
@@ -42,7 +58,7 @@ def split_documents(
             f"cannot be held out of {len(documents)} document(s) that form one group of near-duplicates; "
             "at least two different documents are needed",
         )
-    sizes = np.array([sum(len(documents[i].text.encode("utf-8", "surrogatepass")) for i in g) for g in groups])
+    sizes = np.array([sum(documents[i].size for i in g) for g in groups])
     target = held_out_fraction * sizes.sum()
     largest = max(LARGEST_SHARE_OF_HELD_OUT * target, float(np.median(sizes)))
     keys = [_position(salt, min(documents[i].name for i in group)) for group in groups]
@@ -53,20 +69,40 @@ def split_documents(
             break
         held.update(groups[g])
         taken += int(sizes[g])
-    train = [document for i, document in enumerate(documents) if i not in held]
-    return train, [document for i, document in enumerate(documents) if i in held]
+    return held
+
+
+def is_held_out(document: Document, held_out_fraction: float, salt: str = "") -> bool:
+    """Whether a document is held out, decided by its content alone: by the smallest hash of its n-grams, hashed again.
+
+    Raises:
+        SettingError: when the fraction is not between 0 and 1.
+    """
+    _check(held_out_fraction)
+    if document.ids is None:
+        tokens = np.array([zlib.crc32(t.encode("utf-8", "surrogatepass")) for t in TOKEN.findall(document.text)])
+    else:
+        tokens = document.ids
+    smallest = _grams(tokens.astype(np.uint64), N).min()
+    return int.from_bytes(_position(salt, str(smallest))[:8], "big") < held_out_fraction * 2**64
+
+
+def _check(held_out_fraction: float) -> None:
+    if not 0 < held_out_fraction < 1:
+        raise SettingError("config.text.held_out_fraction", held_out_fraction, "must be between 0 and 1, exclusive")
 
 
 def _position(salt: str, key: str) -> bytes:
     return hashlib.sha256(f"{salt}\0{key}".encode("utf-8", "surrogatepass")).digest()
 
 
-def near_duplicate_groups(documents: Sequence[Document], n: int = 13, threshold: float = 0.5) -> list[list[int]]:
+def near_duplicate_groups(documents: Sequence[Document], n: int = N, threshold: float = 0.5) -> list[list[int]]:
     """Connected components of the documents whose sets of n-grams have a Jaccard similarity above the threshold.
 
     An n-gram is n consecutive tokens; a token is a run of word characters or one other character that is not white
-    space. A document shorter than n tokens has one gram, all of it. Every pair that can pass is compared exactly, up to
-    collisions of 64-bit hashes (below 1e-6 for ten million grams). Memory: some 80 bytes a token of text.
+    space, or a token id where documents come as these. A document shorter than n tokens has one gram, all of it. Every
+    pair that can pass is compared exactly, up to collisions of 64-bit hashes (below 1e-6 for ten million grams).
+    Memory: some 80 bytes a token of text.
 
     Returns:
         Groups of indices into `documents`, ascending, ordered by their first; every document is in exactly one.
@@ -108,14 +144,22 @@ def _gram_sets(documents: Sequence[Document], n: int) -> Iterator[np.ndarray]:
     numbers: dict[str, int] = {}
     fresh = count(1)
     for document in documents:
-        tokens = TOKEN.findall(document.text)
-        ids = [numbers.get(token) or numbers.setdefault(token, next(fresh)) for token in tokens]
-        mixed = _mix(np.array(ids, np.uint64))
-        length = min(n, len(ids))
-        hashes = np.full(len(ids) - length + 1, length, np.uint64)
-        for k in range(length):
-            hashes = _mix(hashes + mixed[k : k + hashes.size])
-        yield np.unique(hashes)
+        if document.ids is None:
+            tokens = TOKEN.findall(document.text)
+            ids = [numbers.get(token) or numbers.setdefault(token, next(fresh)) for token in tokens]
+            yield np.unique(_grams(np.array(ids, np.uint64), n))
+        else:
+            yield np.unique(_grams(document.ids.astype(np.uint64), n))
+
+
+def _grams(tokens: np.ndarray, n: int) -> np.ndarray:
+    """The hashes (uint64) of all n-grams, in order; of the whole where there are fewer than n tokens."""
+    mixed = _mix(tokens)
+    length = min(n, tokens.size)
+    hashes = np.full(tokens.size - length + 1, length, np.uint64)
+    for k in range(length):
+        hashes = _mix(hashes + mixed[k : k + hashes.size])
+    return hashes
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from flax import nnx
 from gsae.language_models.families import family_of
 from gsae.language_models.sites import Site
 from gsae.language_models.transformer import Transformer
-from gsae.text.sources import Document
+from gsae.text.documents import Document
 from gsae.text.tokens import TokenStore, write_token_store
 
 VOCABULARY, CONTEXT = 64, 16

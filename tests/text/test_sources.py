@@ -7,9 +7,20 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from gsae.errors import RunError, SettingError
-from gsae.text import sources
-from gsae.text.sources import Document, fingerprint, hugging_face, local_files, python_standard_library, read_documents
+from gsae.errors import SettingError
+from gsae.text.content import Content
+from gsae.text.documents import Document, fingerprint
+from gsae.text.sources import open_source, python_standard_library
+
+
+def local_files(paths, column="text"):
+    return list(open_source("files", paths=paths, content=Content(column=column)).read())
+
+
+def arrow(path, write, **columns):
+    table = pyarrow.table(columns)
+    with write(str(path), table.schema) as file:
+        file.write_table(table, max_chunksize=2)
 
 
 def parquet(path, **columns):
@@ -80,8 +91,13 @@ def test_local_files_reads_each_kind_and_skips_blank_texts(tmp_path):
     (tmp_path / "ignored.md").write_text("not one of the kinds\n")
     jsonl(tmp_path / "sub/two.jsonl", {"text": "second", "n": 1}, {"text": None}, {"text": "third"})
     parquet(tmp_path / "sub/three.parquet", text=["fourth", None, "fifth"], n=[1, 2, 3])
+    arrow(tmp_path / "sub/a.arrow", pyarrow.ipc.new_stream, text=["zeroth", None, "", "and a half"])
+    arrow(tmp_path / "sub/b.arrow", pyarrow.ipc.new_file, n=[1, 2], text=[" ", "file format"])
     expected = [
         Document("one.txt", "first\n"),
+        Document("sub/a.arrow:0", "zeroth"),
+        Document("sub/a.arrow:3", "and a half"),
+        Document("sub/b.arrow:1", "file format"),
         Document("sub/three.parquet:0", "fourth"),
         Document("sub/three.parquet:2", "fifth"),
         Document("sub/two.jsonl:0", "second"),
@@ -92,7 +108,8 @@ def test_local_files_reads_each_kind_and_skips_blank_texts(tmp_path):
     # Given twice, read once; the first mention decides order and name.
     again = local_files([str(tmp_path / "sub/two.jsonl"), str(tmp_path)])
     assert [document.name for document in again] == [
-        "two.jsonl:0", "two.jsonl:2", "one.txt", "sub/three.parquet:0", "sub/three.parquet:2"
+        "two.jsonl:0", "two.jsonl:2", "one.txt", "sub/a.arrow:0", "sub/a.arrow:3", "sub/b.arrow:1",
+        "sub/three.parquet:0", "sub/three.parquet:2",
     ]  # fmt: skip
 
 
@@ -108,14 +125,25 @@ def test_local_files_of_the_same_name_keep_apart(tmp_path):
 def test_other_columns(tmp_path):
     jsonl(tmp_path / "a.jsonl", {"body": "x"})
     parquet(tmp_path / "b.parquet", body=["y"])
-    documents = read_documents("files", paths=[str(tmp_path)], column="body")
-    assert [document.text for document in documents] == ["x", "y"]
+    (tmp_path / "c.txt").write_text("z")
+    assert [document.text for document in local_files([str(tmp_path)], column="body")] == ["x", "y", "z"]
 
 
-def test_max_documents_reads_no_further(tmp_path):
-    jsonl(tmp_path / "a.jsonl", {"text": "x"}, {"text": "y"})
-    (tmp_path / "b.jsonl").write_text("this is not JSON\n")
-    assert len(read_documents("files", paths=[str(tmp_path)], max_documents=2)) == 2
+def test_a_reading_goes_on_after_any_document(tmp_path):
+    for name in ("a", "b"):
+        jsonl(tmp_path / f"{name}.jsonl", *({"text": text} for text in ("x", "", "y", "z", " ")))
+        (tmp_path / f"{name}.txt").write_text(name)
+    source = open_source("files", paths=[str(tmp_path)])
+    everything = list(source.read())
+    assert len(everything) == 8
+    reading = source.read()
+    for number, document in enumerate(reading, 1):
+        assert document == everything[number - 1]
+        assert list(source.read(json.loads(json.dumps(reading.position())))) == everything[number:]
+    library = open_source("python_standard_library")
+    reading = library.read()
+    first = next(iter(reading))
+    assert [first, *library.read(reading.position())] == python_standard_library()
 
 
 def wrong(tmp_path, name):
@@ -144,10 +172,13 @@ def wrong(tmp_path, name):
         return "config.text.paths", "must be UTF-8"
     if name == "kind.csv":
         path.write_text("x")
-        return "config.text.paths", ".txt, .jsonl or .parquet"
-    if name == "blank.txt":
-        path.write_text("\n \n")
-        return "config.text.paths", "holds no text"
+        return "config.text.paths", ".txt, .jsonl, .parquet or .arrow"
+    if name == "bad.arrow":
+        path.write_bytes(b"ARROW1 and nothing else")
+        return "config.text.paths", "not a readable arrow"
+    if name == "column.arrow":
+        arrow(path, pyarrow.ipc.new_stream, body=["x"], title=["y"])
+        return "config.text.column", "body, title"
     if name == "empty":
         path.mkdir()
         return "config.text.paths", "leads to no text file"
@@ -157,12 +188,12 @@ def wrong(tmp_path, name):
 @pytest.mark.parametrize(
     "name",
     ["bad.jsonl", "list.jsonl", "column.jsonl", "number.jsonl", "column.parquet", "bad.parquet", "latin.txt",
-     "kind.csv", "blank.txt", "empty", "absent", "*.txt"],
+     "kind.csv", "bad.arrow", "column.arrow", "empty", "absent", "*.txt"],
 )  # fmt: skip
 def test_wrong_files_are_named_in_one_line(tmp_path, name):
     setting, reason = wrong(tmp_path, name)
     with pytest.raises(SettingError) as raised:
-        read_documents("files", paths=[str(tmp_path / name)])
+        local_files([str(tmp_path / name)])
     assert raised.value.setting == setting
     assert reason in str(raised.value) and name in str(raised.value) and "\n" not in str(raised.value)
 
@@ -171,59 +202,10 @@ def test_wrong_settings():
     for setting, arguments in {
         "config.text.source": {"source": "the web"},
         "config.text.paths": {"source": "files"},
-        "config.text.max_documents": {"source": "python_standard_library", "max_documents": 0},
-        "config.text.name": {"source": "hugging_face"},
+        "config.text.content": {"source": "python_standard_library", "content": Content("chat")},
     }.items():
         with pytest.raises(SettingError) as raised:
-            read_documents(**arguments)
+            open_source(**arguments)
         assert raised.value.setting == setting
     with pytest.raises(SettingError, match="python_standard_library, files, hugging_face"):
-        read_documents("the web")
-
-
-def test_interpreter_without_sources_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
-    with pytest.raises(SettingError, match=r"config\.text\.source .*holds no text"):
-        read_documents("python_standard_library")
-
-
-@pytest.fixture
-def data_set(tmp_path, monkeypatch):
-    """A directory that `datasets` itself loads, with two splits; nothing is left in the user's cache."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "data_set"
-    folder.mkdir()
-    parquet(folder / "train-00000.parquet", text=["one", "", "three"], n=[1, 2, 3])
-    parquet(folder / "test-00000.parquet", text=["four"], n=[4])
-    return str(folder)
-
-
-@pytest.mark.parametrize("streaming", [True, False])
-def test_hugging_face(data_set, streaming):
-    read = list(hugging_face(data_set, streaming=streaming))
-    assert read == [Document("train:0", "one"), Document("train:2", "three")]
-    assert list(hugging_face(data_set, split="test", streaming=streaming)) == [Document("test:0", "four")]
-    assert read_documents("hugging_face", name=data_set, streaming=streaming, max_documents=1) == read[:1]
-    for setting, arguments, reason in (
-        ("split", {"split": "validation"}, "test"),
-        ("configuration", {"configuration": "english"}, "default"),
-        ("column", {"column": "body"}, "text, n"),
-        ("column", {"column": "n"}, "holds int"),
-        ("name", {"name": data_set + "_absent"}, "could not be opened"),
-    ):
-        with pytest.raises(SettingError) as raised:
-            read_documents("hugging_face", **{"name": data_set, "streaming": streaming, **arguments})
-        assert raised.value.setting == f"config.text.{setting}"
-        assert reason in str(raised.value) and "\n" not in str(raised.value)
-
-
-def test_data_set_that_breaks_off_is_an_error(data_set, monkeypatch):
-    def breaks_off(*_):
-        yield {"text": "one"}
-        raise ConnectionError("the line\nwent dead")
-
-    monkeypatch.setattr(sources, "_open_data_set", breaks_off)
-    with pytest.raises(RunError, match="past row 1: the line went dead"):
-        list(hugging_face(data_set))
+        open_source("the web")

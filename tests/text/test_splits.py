@@ -4,12 +4,14 @@ import time
 from collections import Counter, defaultdict
 from itertools import combinations
 
+import numpy as np
 import pytest
 
 from gsae.errors import SettingError
 from gsae.text import splits
-from gsae.text.sources import Document, python_standard_library
-from gsae.text.splits import near_duplicate_groups, split_documents
+from gsae.text.documents import Document
+from gsae.text.sources import python_standard_library
+from gsae.text.splits import is_held_out, near_duplicate_groups, split_documents
 
 
 def grams(text, n):
@@ -171,3 +173,36 @@ def test_wrong_settings():
     for documents in ([], different[:1], [Document("a", "x"), Document("b", "x")]):
         with pytest.raises(SettingError, match=r"config\.text\.held_out_fraction = .* two different documents"):
             split_documents(documents, 0.1)
+
+
+def variants(rng, number, words, changed):
+    """Pairs of documents that differ in some of their words."""
+    for i in range(number):
+        text = [f"{i}_{rng.randrange(10**6)}" for _ in range(words)]
+        other = list(text)
+        for position in rng.sample(range(words), changed):
+            other[position] = "other"
+        yield Document(f"a{i}", " ".join(text)), Document(f"b{i}", " ".join(other))
+
+
+def test_document_by_document_the_share_is_as_asked_and_names_and_order_do_not_matter():
+    rng = random.Random(0)
+    texts = [" ".join(str(rng.randrange(1000)) for _ in range(rng.randrange(1, 60))) for _ in range(4000)]
+    held = [is_held_out(Document(str(i), text), 0.1) for i, text in enumerate(texts)]
+    assert 0.08 < sum(held) / len(held) < 0.12
+    assert held[:300] == [is_held_out(Document("other", f"  {text}\n"), 0.1) for text in texts[:300]]
+    assert held[:300] != [is_held_out(Document("", text), 0.1, salt="x") for text in texts[:300]]
+    as_ids = [Document("", "", np.array([int(word) for word in text.split()])) for text in texts]
+    assert 0.08 < np.mean([is_held_out(document, 0.1) for document in as_ids]) < 0.12
+    with pytest.raises(SettingError, match=r"config\.text\.held_out_fraction = 1\.5"):
+        is_held_out(as_ids[0], 1.5)
+
+
+def test_document_by_document_near_duplicates_part_as_seldom_as_promised():
+    """2 p (1 - p) (1 - J) at most; independent documents part with 2 p (1 - p) = 0.5."""
+    pairs = list(variants(random.Random(0), 1500, words=120, changed=1))
+    apart = np.mean([is_held_out(a, 0.5) != is_held_out(b, 0.5) for a, b in pairs])
+    similarity = np.mean([len(g := grams(a.text, 13) & grams(b.text, 13)) / (2 * 108 - len(g)) for a, b in pairs])
+    expected = 0.5 * (1 - similarity)
+    assert 0.7 < similarity < 0.85
+    assert abs(apart - expected) < 4 * (expected / 1500) ** 0.5

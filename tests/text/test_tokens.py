@@ -12,8 +12,8 @@ import pytest
 from gsae import artifacts
 from gsae.errors import RunError, SettingError
 from gsae.text import packing
-from gsae.text.sources import Document
-from gsae.text.tokens import TokenStore, write_token_store
+from gsae.text.documents import Document
+from gsae.text.tokens import TokenStore, write_rows, write_token_store
 
 SEPARATOR, BOS, VOCABULARY = 256, 257, 300
 
@@ -176,7 +176,7 @@ def test_tokens_outside_the_vocabulary_are_an_error_and_leave_the_older_store(tm
 
 KILLED = """
 import sys
-from gsae.text.sources import Document
+from gsae.text.documents import Document
 from gsae.text.tokens import write_token_store
 def endless():
     i = 0
@@ -227,3 +227,45 @@ def test_progress_shows_tokens_a_second(tmp_path, capsys):
     assert "tokens/s" in capsys.readouterr().err
     write(tmp_path / "s", documents())
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("bos", [None, BOS])
+def test_one_document_a_row(tmp_path, bos):
+    docs = [
+        Document("short", "abc"),
+        Document("empty", ""),
+        Document("full", "abcdefgh"),
+        Document("long", "abcdefghij"),
+    ]
+    begins = [BOS, *b"ab"]
+    pairs = [(d.name, np.array(list(d.text.encode()))) for d in docs] + [("begins with BOS", np.array(begins))]
+    settings = {"context_length": 8, "separator_id": SEPARATOR, "special_ids": [BOS], "vocabulary": VOCABULARY}
+    store = write_rows(tmp_path / "s", pairs, packing="one_document", bos_id=bos, **settings)
+    before = [] if bos is None else [bos]
+    rows = [[*before, *b"abc"], [*before, *b"abcdefgh"], [*before, *b"abcdefghij"], begins]
+    padded = np.array([(row + [SEPARATOR] * 8)[:8] for row in rows])
+    padding = np.array([[t >= len(row) for t in range(8)] for row in rows])
+    ids = np.array([3, 0, 1, 2])
+    np.testing.assert_array_equal(store.tokens, padded)
+    assert store.document_names == ["short", "full", "long", "begins with BOS"]
+    assert store.manifest["dropped_tokens"] == sum(max(0, len(row) - 8) for row in rows)
+    np.testing.assert_array_equal(store.documents_of(ids), np.where(padding[ids], -1, ids[:, None]))
+    counts = ~padding & (padded != BOS)
+    counts[:, 0] = False
+    np.testing.assert_array_equal(store.mask(ids), counts[ids])
+    packed = write_rows(tmp_path / "p", pairs, bos_id=bos, **settings)
+    assert store.fingerprint != packed.fingerprint == TokenStore.open(tmp_path / "p").fingerprint
+    (tmp_path / "s" / packing.LENGTHS).unlink()
+    with pytest.raises(RunError, match=packing.LENGTHS):
+        TokenStore.open(tmp_path / "s")
+
+
+def test_wrong_packing_is_refused(tmp_path):
+    with pytest.raises(SettingError, match=r"config\.text\.packing = 'tight': must be one of across_documents"):
+        write(tmp_path / "s", documents(), packing="tight")
+
+
+def test_documents_that_came_as_ids_keep_them(tmp_path):
+    docs = [Document("a", "xyz"), Document("b", "", np.array([1, 2, 3])), Document("c", "w")]
+    store = write(tmp_path / "s", docs, context_length=5)
+    assert store.tokens.tolist() == [[SEPARATOR, *b"xyz", SEPARATOR], [1, 2, 3, SEPARATOR, *b"w"]]
