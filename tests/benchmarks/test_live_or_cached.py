@@ -40,8 +40,13 @@ def test_at_the_even_disk_both_take_as_long():
 
 def test_the_bundled_model_has_the_sizes_that_are_counted_with():
     settings, sizes = load_language_model("bundled").settings, MODELS["bundled"]
-    for name in ("num_layers", "width", "head_width", "mlp_width"):
-        assert getattr(settings, name) == getattr(sizes, name), name
+    assert (settings.num_layers, settings.width, settings.mlp.width) == (sizes.num_layers, sizes.width, sizes.mlp_width)
+    for layer in settings.attention:
+        assert (layer.heads, layer.key_heads, layer.head_width) == (
+            sizes.heads,
+            sizes.key_value_heads,
+            sizes.head_width,
+        )
 
 
 @pytest.mark.slow
