@@ -157,9 +157,9 @@ def area_between(baseline: Frontier, other: Frontier) -> float:
 
 
 def compare(
-    rows: Iterable[Row], baseline: str, other: str, *, step: float = 0.05, quality: Quality | None = None
+    rows: Iterable[Row], baseline: str, other: str, *, step: float | None = None, quality: Quality | None = None
 ) -> Comparison:
-    """Baseline L0 / other L0 at the multiples of `step` in the quality that both architectures' frontiers reach.
+    """Baseline L0 / other L0 at the fixed values of the quality that both architectures' frontiers reach.
 
     Frontiers of the same (seed, data_seed) are paired; where no such pair exists, every frontier of the one is paired
     with every frontier of the other.
@@ -168,7 +168,7 @@ def compare(
         rows: finished points of one site.
         baseline: the architecture in the numerator.
         other: the architecture in the denominator.
-        step: distance of the levels, in the quality (1 = all of the loss, or all of the variance).
+        step: of which these values are the multiples (1 = all of the loss, or of the variance); None: `quality.step`.
         quality: what they are compared by.
 
     Raises:
@@ -185,7 +185,7 @@ def compare(
     by_architecture = frontiers(rows, quality)
     pairs = _pairs(by_architecture.get(baseline, {}), by_architecture.get(other, {}))
     ranges = [_common_range(*pair) for pair in pairs]
-    reached = sorted({level for low, high in ranges for level in levels_between(low, high, step)})
+    reached = sorted({level for low, high in ranges for level in levels_between(low, high, step or quality.step)})
     levels = tuple(_level_ratio(pairs, level) for level in reached)
     areas = [area for area in (area_between(*pair) for pair in pairs) if not math.isnan(area)] or [math.nan]
     return Comparison(

@@ -15,6 +15,7 @@ class Quality:
         name: in sentences and tables.
         noun: the name with its article.
         sign: +1 where more is better, -1 where less is.
+        step: between the fixed values at which frontiers are compared.
         worst: what is worse than this (early in training) is counted in figures, not drawn: it would flatten the rest.
     """
 
@@ -22,6 +23,7 @@ class Quality:
     name: str
     noun: str
     sign: int
+    step: float
     worst: float
 
     def of(self, row: Mapping[str, Any]) -> float:
@@ -33,8 +35,8 @@ class Quality:
             return math.nan
 
 
-LOSS_RECOVERED = Quality("loss_recovered", "loss recovered", "a loss recovered", +1, -0.1)
-FVU = Quality("fvu", "FVU", "an FVU", -1, 1.1)
+LOSS_RECOVERED = Quality("loss_recovered", "loss recovered", "a loss recovered", +1, 0.05, -0.1)
+FVU = Quality("fvu", "FVU", "an FVU", -1, 0.02, 1.1)
 
 
 def quality_of(rows: Iterable[Mapping[str, Any]]) -> Quality:

@@ -14,13 +14,13 @@ LARGE_ERROR = 0.05  # of loss recovered
 MANY_DEAD = 0.5
 
 
-def comparisons(rows: Sequence[Row], baseline: str, step: float) -> dict[str, list[Comparison]]:
+def comparisons(rows: Sequence[Row], baseline: str, step: float | None = None) -> dict[str, list[Comparison]]:
     """For each site, how every other architecture's frontier compares with that of `baseline`.
 
     Args:
         rows: the results of a sweep.
         baseline: an architecture; where a site has no row of it, nothing is compared.
-        step: distance of the fixed values of the quality.
+        step: distance of the fixed values of the quality; None for the quality's own.
     """
     found: dict[str, list[Comparison]] = {}
     quality = quality_of(rows)

@@ -11,8 +11,6 @@ from gsae.reports.rows import Row
 from gsae.reports.tables import comparison_table, terminal_table, write_results_csv
 from gsae.reports.waiting import rows_sentence
 
-STEP = 0.05  # between the fixed values of loss recovered, or of FVU
-
 
 def write_report(
     directory: Path,
@@ -45,7 +43,7 @@ def write_report(
         What the terminal shows: the table of points, the comparison, the headline, and warnings.
     """
     directory = Path(directory)
-    compared = comparisons(rows, baseline, STEP)
+    compared = comparisons(rows, baseline)
     figures = {
         "frontier": plots.frontier_figure(rows),
         "shrinkage": plots.shrinkage_figure(rows),

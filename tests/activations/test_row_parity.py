@@ -43,7 +43,7 @@ def cached(model, tmp_path_factory):
         context_size=CONTEXT,
         prepend_bos=False,
         new_cached_activations_path=str(path),
-        n_batches_in_buffer=4,
+        buffer_size_gb=3.2e-5,  # several shards
         shuffle=False,
         streaming=False,
         device="cpu",

@@ -127,7 +127,7 @@ def test_without_a_language_model_everything_is_said_in_fvu(tmp_path):
     rows = points("base", [(10, 0.5), (100, 0.1)]) + points("new", [(5, 0.5), (50, 0.1)])
     judged = [{**row, "fvu": row["loss_recovered"], "loss_recovered": None, "layer": None} for row in rows]
     shown = report(tmp_path, judged)
-    assert "base L0 / new L0 at equal FVU, mlp_out" in shown and "for the same FVU (median of 9 fixed" in shown
+    assert "base L0 / new L0 at equal FVU, mlp_out" in shown and "for the same FVU (median of 21 fixed" in shown
     page = (tmp_path / "report.html").read_text()
     assert "At equal FVU" in page and "Down and to the left is better" in page
     for text in (shown, page):
