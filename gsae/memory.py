@@ -105,7 +105,7 @@ def live_needs(
         "checkpoint on its way": STATE_COPIES * sum(_whole_bytes(state) for state in _states(groups, widths, mesh)),
     }
     shared = set(devices) == set(mesh.devices.flat)
-    if mesh.devices.flat[0].platform == "cpu":  # all devices are made of the host's memory
+    if _is_host(mesh.devices.flat[0]):
         there = _host_memory()
         parts = [(model, len(devices)), (sweep, mesh.size), (host, 1)]
         terms = {name: size * count for part, count in parts for name, size in part.items()}
@@ -202,6 +202,11 @@ def _programs(value: Any) -> list[Any]:
 
 def _is_name(var: Any) -> bool:
     return not hasattr(var, "val")  # a constant written into the program is none
+
+
+def _is_host(device: jax.Device) -> bool:
+    """Whether the device's memory is the host's."""
+    return device.platform == "cpu"
 
 
 def _device_memory(devices: Sequence[jax.Device]) -> int | None:

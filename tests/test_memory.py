@@ -66,7 +66,8 @@ def needs(language_model, **changes):
     step = StepSettings(batch_size=512, schedules=Schedules(total_steps=10))
     mesh = axes.make_mesh()
     sites = [Site(1, "attn_z")]
-    return memory.live_needs(language_model, sites, groups, mesh, jax.devices()[:1], step, **(settings | changes))
+    settings |= {"devices": jax.devices()[:1]} | changes
+    return memory.live_needs(language_model, sites, groups, mesh, step=step, **settings)
 
 
 def test_terms_are_sizes_of_arrays(language_model):
@@ -87,6 +88,24 @@ def test_what_cannot_fit_is_refused_with_the_largest_terms_first(language_model)
         need.check()
     [need] = needs(language_model, limit=10**10)
     need.check()
+
+
+def test_accelerators_have_memories_of_their_own(language_model, monkeypatch):
+    monkeypatch.setattr(memory, "_is_host", lambda device: False)
+    monkeypatch.setattr(memory, "_device_memory", lambda devices: 10**6 * len(devices))
+    device, host = needs(language_model)
+    assert device.there == 10**6 and {"language model", "forward pass", "sweep", "update", "batches"} == set(
+        device.terms
+    )
+    assert host.there > 1e8 and {"2 superblocks", "checkpoint on its way"} == set(host.terms)
+    with pytest.raises(
+        SettingError, match=r"of each device's memory, which has 0\.001 GB: update 0.\d+ GB, language model"
+    ):
+        device.check()
+    training, own, _ = needs(language_model, devices=jax.devices()[6:])
+    assert set(own.terms) == {"language model", "forward pass"} and own.there == 2 * 10**6
+    assert set(training.terms) == {"language model", "sweep", "update", "batches"} and training.there == 10**6
+    assert own.terms["forward pass"] < 0.6 * device.terms["forward pass"]  # half of the sequences each
 
 
 def test_a_live_run_that_cannot_fit_is_refused_before_anything_is_written(tmp_path):

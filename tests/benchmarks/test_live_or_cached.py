@@ -6,7 +6,10 @@ import pytest
 
 from benchmarks import live_or_cached
 from benchmarks.live_or_cached import DOCUMENT, LAPTOP, MODELS, Machine, compare, written
+from gsae.activations.forward import traced
 from gsae.language_models.loading import load_language_model
+from gsae.language_models.sites import Site
+from gsae.training.throughput import count_flops
 
 ONE = Machine("one", 1, 1e9, 1e6)
 RUN = {
@@ -47,6 +50,13 @@ def test_the_bundled_model_has_the_sizes_that_are_counted_with():
             sizes.key_value_heads,
             sizes.head_width,
         )
+
+
+def test_flops_are_those_of_the_traced_pass():
+    """The bundled model to its last layer: all its products, attention among them, within a few per cent."""
+    program = traced(load_language_model("bundled"), [Site(3, "resid_post")], (2, 64), "bfloat16")
+    counted = count_flops(program.jaxpr) / (2 * 64)
+    assert MODELS["bundled"].flops_a_token(4, 64) == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.slow
