@@ -28,6 +28,7 @@ setup(
         "transformers>=5",
         "tokenizers>=0.22",
         "datasets>=4",
+        "jinja2>=3.1",  # transformers renders chat templates with it
         "ml_collections>=1.1",
         "absl-py>=2.1",
         "tensorstore>=0.1.76",

@@ -1,5 +1,6 @@
 """The first stage of a run: text into two token stores, training and held out."""
 
+import itertools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -132,7 +133,11 @@ def _pack(job: Job, portions: Path, count: int, part: str, path: Path, settings:
     from gsae.text.tokens import write_rows
 
     documents = side_of(portions, count, part == "held_out")
-    store = write_rows(path, documents, **settings)
+    first = next(documents, None)
+    if first is None:
+        allowed = f"leaves no document for the part {part}; give more text or another fraction"
+        raise SettingError("config.text.held_out_fraction", job.config.text.held_out_fraction, allowed)
+    store = write_rows(path, itertools.chain([first], documents), **settings)
     tokens = store.num_sequences * store.context_length
     print(f"{part}: {store.num_documents:,} documents, {tokens:,} tokens in rows of {store.context_length}")
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 # what a run looks like at the moment at which it is killed: a pattern of files below the workdir, and how many
 MOMENTS = {
+    "encoded": ("tokens/portions/*/manifest.json", 1),
     "tokenise": ("tokens/*partial*", 1),
     "harvest": ("activations/**/*.json", 2),
     "train": ("checkpoints/step-*/manifest.json", 1),

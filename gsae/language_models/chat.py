@@ -23,7 +23,7 @@ def chat_renderer(directory: Path) -> Callable[[list[dict[str, Any]]], str]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory))
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # whatever a damaged file makes of it
         reason = " ".join(str(error).split())
         raise SettingError(
             "config.text.content", "chat", f"transformers cannot read the tokenizer ({reason})"
