@@ -42,7 +42,7 @@ class LanguageModelSettings:
 
     name: str = anything()
     revision: str = text()
-    dtype: str = one_of("float32", "bfloat16", "float16")
+    dtype: str = one_of("float32", "bfloat16", "float16", "file")
 
 
 @dataclasses.dataclass(frozen=True)

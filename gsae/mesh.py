@@ -44,3 +44,8 @@ def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1, reserved: int = 0
     return jax.make_mesh(
         tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * 3, devices=jax.devices()[:needed]
     )
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices and axes for programs that explicit axes refuse: the compiler carries the shardings through."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))

@@ -1,28 +1,25 @@
 """Loads a language model from a Hugging Face directory, from the hub, or the one that ships with the package.
 
-Weights are read tensor by tensor with safetensors; torch is not needed.
+`hub.py` finds the directory, `families/` says what its configuration and tensors mean, `weights.py` reads them,
+`tokenizer.py` the tokenizer. torch is not needed.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-from safetensors import SafetensorError, safe_open
+import jax
+from jax.sharding import Mesh
 
 from gsae.errors import SettingError
 from gsae.language_models import hub
 from gsae.language_models.directory import CONFIG, identifying_files, read_json, weight_files
-from gsae.language_models.families import SETTING, Family, Tensor, family_of, refused
+from gsae.language_models.families import family_of, refused
 from gsae.language_models.fingerprint import Digests
 from gsae.language_models.settings import Settings
 from gsae.language_models.tokenizer import Tokenizer, load_tokenizer
 from gsae.language_models.transformer import Transformer
-
-DTYPES = ("float32", "bfloat16", "float16")
+from gsae.language_models.weights import DTYPES, load_weights
+from gsae.mesh import automatic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +40,16 @@ class LanguageModel:
     begins_with_bos: bool = False  # its tokenizer puts BOS before every text by itself (Llama, Gemma)
 
 
-def load_language_model(name: str, dtype: str = "float32", *, revision: str = hub.MAIN) -> LanguageModel:
+def load_language_model(
+    name: str, dtype: str = "float32", mesh: Mesh | None = None, *, revision: str = hub.MAIN
+) -> LanguageModel:
     """Loads `bundled`, a Hugging Face model directory, or a hub id such as `EleutherAI/pythia-70m`.
 
     Args:
         name: which one. A hub id needs the network, or a cache filled earlier.
-        dtype: of the parameters and of the computation, whatever the file's dtype: one of `DTYPES`.
+        dtype: of the parameters and of the computation, one of `DTYPES`; `file`: what each tensor has in the file.
+        mesh: devices that share the parameters: heads, neurons and vocabulary over its axis `feature`, the rest on
+            every device; its processes load together. None for the default device.
         revision: branch, tag or commit of a hub id.
 
     Raises:
@@ -66,8 +67,11 @@ def load_language_model(name: str, dtype: str = "float32", *, revision: str = hu
     beyond = [i for i in (*special.every, special.separator) if i is not None and i >= settings.vocabulary]
     if beyond:
         raise refused("special token id", beyond[0], f"is beyond the model's vocabulary of {settings.vocabulary}")
-    with Digests(identifying_files(found.directory)) as digests:
-        model = _load_weights(family, settings, weight_files(found.directory), jnp.dtype(dtype))
+    over, shares = None if mesh is None else automatic(mesh), (0, 1)
+    if mesh is not None and mesh.is_multi_process:
+        shares = jax.process_index(), jax.process_count()
+    with Digests(identifying_files(found.directory), *shares) as digests:
+        model = load_weights(family, settings, weight_files(found.directory), dtype, over)
         return LanguageModel(
             name=name,
             commit=found.commit,
@@ -82,43 +86,3 @@ def load_language_model(name: str, dtype: str = "float32", *, revision: str = hu
             eos_id=special.eos,
             begins_with_bos=special.begins_with_bos,
         )
-
-
-def _load_weights(family: Family, settings: Settings, files: Sequence[Path], dtype: Any) -> Transformer:
-    """The model with every parameter of its family's table read from the files, no other tensor being there."""
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(settings, nnx.Rngs(0))))
-    parameters = dict(nnx.to_flat_state(abstract))
-    wanted: dict[str, list[Tensor]] = {}
-    for tensor in family.tensors(settings):
-        wanted.setdefault(tensor.name, []).append(tensor)
-    found: set[str] = set()
-    for path, name, array in _tensors(files, lambda name: family.known_as(name, settings) is not None):
-        known = family.known_as(name, settings)
-        if known not in wanted:
-            raise refused("tensor", name, f"is in {path} but in no model of this configuration")
-        if known in found:
-            raise refused("tensor", name, f"is in more than one file, the last of them {path}")
-        found.add(known)
-        for tensor in wanted[known]:
-            shape = list(tensor.file_shape)
-            if list(array.shape) != shape:
-                raise refused(f"tensor {name}", list(array.shape), f"must have the shape {shape} ({path})")
-            everything = [slice(None)] * len(tensor.shape)
-            here = jnp.asarray(tensor.layout.read(array.__getitem__, everything, dtype))
-            parameters[tensor.path] = parameters[tensor.path].replace(here)
-    for name in wanted:
-        if name not in found:
-            raise refused("tensor", name, f"is missing from {', '.join(map(str, files))}")
-    return nnx.merge(graph, nnx.from_flat_state(parameters))
-
-
-def _tensors(files: Sequence[Path], read: Callable[[str], bool]) -> Iterator[tuple[Path, str, np.ndarray]]:
-    """Every tensor of the files whose name `read` accepts, one at a time in memory."""
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                    if read(name):
-                        yield path, name, file.get_tensor(name)
-        except SafetensorError as error:
-            raise SettingError(SETTING, str(path), f"is no readable safetensors file ({error})") from error
