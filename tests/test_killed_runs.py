@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_rows
 import tiny_run
 from safetensors.numpy import load_file
 
@@ -35,6 +36,12 @@ LIVE_MOMENTS = {
     "during a save": ("checkpoints/*partial*", 1),
 }
 LIVE = {"activations__source": "live"}
+# the same, for a run on rows from elsewhere
+ROWS_MOMENTS = {
+    "import": ("activations/train/superblocks/*.json", 2),
+    "train": ("checkpoints/step-*/manifest.json", 1),
+    "evaluate": ("evaluation/*/manifest.json", 1),
+}
 
 
 def start(texts, workdir, log, **changes):
@@ -152,4 +159,22 @@ def test_a_damaged_newest_checkpoint_is_passed_over(texts, uninterrupted, tmp_pa
     largest.write_bytes(bytes(damaged))
     text = run_to_the_end(texts, workdir)
     assert newest.name in text and "training resumes at step" in text
+    assert_same_results(workdir, uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The settings of a run on rows from elsewhere, and such a run that nobody stopped."""
+    files = tiny_rows.write(tmp_path_factory.mktemp("rows"))
+    workdir = tmp_path_factory.mktemp("rows uninterrupted") / "run"
+    run_to_the_end(files, workdir, **tiny_rows.changes(files))
+    return files, workdir
+
+
+@pytest.mark.parametrize("moment", ROWS_MOMENTS)
+def test_a_run_on_rows_from_elsewhere_killed_anywhere_ends_the_same(moment, rows, tmp_path):
+    files, uninterrupted = rows
+    workdir = tmp_path / "run"
+    assert kill_when(files, workdir, *ROWS_MOMENTS[moment], **tiny_rows.changes(files)) == -signal.SIGKILL
+    run_to_the_end(files, workdir, **tiny_rows.changes(files))
     assert_same_results(workdir, uninterrupted)

@@ -27,9 +27,9 @@ def write(directory: Path) -> Path:
     return directory
 
 
-def configuration(directory: Path, **changes) -> ConfigDict:
-    """The settings of `tiny_run` on the rows in `directory`; `changes` use __ for the dots."""
-    rows = {
+def changes(directory: Path) -> dict[str, object]:
+    """What a tiny run on the rows in `directory` has other than `tiny_run`, with __ for the dots."""
+    return {
         "activations__source": "rows",
         "activations__paths": (str(directory),),
         "activations__rows": 0,
@@ -40,22 +40,11 @@ def configuration(directory: Path, **changes) -> ConfigDict:
         "sweep__standard__sites": ("own.site",),
         "evaluation__tokens": 1500,
     }
-    return tiny_run.configuration(Path(), **(rows | changes))
 
 
-def flags(directory: Path) -> list[str]:
-    """The same, as overrides on the command line."""
-    changed = configuration(directory)
-    names = [*tiny_run.SETTINGS, "activations.source", "activations.paths", "activations.dtype", "language_model.name"]
-    names += ["sweep.gated.sites", "sweep.standard.sites"]
-
-    def value(name: str) -> object:
-        found = changed
-        for part in name.split("."):
-            found = found[part]
-        return found
-
-    return ["--config=experiments/pareto_sweep.py", *(f"--config.{name}={value(name)}" for name in names)]
+def configuration(directory: Path, **more) -> ConfigDict:
+    """The settings of such a run."""
+    return tiny_run.configuration(Path(), **(changes(directory) | more))
 
 
 def reconstructed(x: np.ndarray, sae) -> float:

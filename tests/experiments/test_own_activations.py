@@ -47,7 +47,8 @@ def test_its_cells_run_with_torch(tmp_path):
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     source = "\n".join("".join(cell["source"]) for cell in cells).replace("%matplotlib inline", "")
     environment = os.environ | {"GSAE_RUNS": str(tmp_path), "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    found = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", source]
+    found = subprocess.run(command, cwd=NOTEBOOK.parent, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-3000:]
     assert WITHOUT_TORCH not in found.stdout
     found_cosines = [float(line.split()[-1]) for line in found.stdout.splitlines() if "mean cosine" in line]
