@@ -27,6 +27,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "transformers>=5",
         "tokenizers>=0.22",
+        "huggingface_hub>=1",
         "datasets>=4",
         "jinja2>=3.1",  # transformers renders chat templates with it
         "ml_collections>=1.1",
