@@ -26,9 +26,9 @@ from gsae import recipe
 from gsae.activations.live import GENERATIONS
 from gsae.language_models.sites import Site
 from gsae.mesh import make_mesh
+from gsae.throughput import PEAKS, count_flops
 from gsae.training.groups import Point, group_points
 from gsae.training.step import abstract_state, batch_sharding, make_step
-from gsae.training.throughput import PEAKS, count_flops
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "live_or_cached.md"
@@ -183,7 +183,7 @@ def of_experiment(config: schema.Config, model: Model, machine: Machine, availab
     rows = min(activations.rows or available or trained, trained)
     sites = {Site.parse(point.site) for point in points_of(config, model)}
     itemsize = 2 if activations.dtype == "bfloat16" else 4
-    tokens_at_once = activations.sequences_at_once * config.text.context_length
+    tokens_at_once = (activations.sequences_at_once or 64) * config.text.context_length  # 64: about what is found
     return compare(
         machine,
         rows=rows,

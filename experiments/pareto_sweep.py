@@ -78,7 +78,8 @@ def get_config() -> ConfigDict:
     config.activations.rows = 1_310_720  # rows at most; 0: all that the training text gives
     config.activations.superblock_rows = 131_072  # rows that are shuffled together; a multiple of the batch size
     config.activations.dtype = "bfloat16"  # of the rows, on disk and live: "bfloat16" | "float32"
-    config.activations.sequences_at_once = 64  # sequences in one forward pass
+    config.activations.gradients = False  # keep the gradient of the summed cross-entropy beside every activation
+    config.activations.sequences_at_once = 0  # sequences in one forward pass; 0: as many as are worth it and fit
     config.activations.devices = 0  # devices beside those of the mesh that make the rows; 0: those of the mesh do
     config.activations.memory_gb = 0.0  # GB that live may need of each device (on CPU, of the host); 0: all there are
     config.activations.statistics_rows = 2_097_152  # the first so many rows give the mean and the scale; 0: all of them

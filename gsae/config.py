@@ -83,7 +83,8 @@ class ActivationSettings:
     rows: int = not_negative()
     superblock_rows: int = positive()
     dtype: str = one_of("bfloat16", "float32")
-    sequences_at_once: int = positive(operational=True)
+    gradients: bool = anything()
+    sequences_at_once: int = not_negative(operational=True)
     statistics_rows: int = not_negative()
     devices: int = not_negative(operational=True)
     memory_gb: float = not_negative(operational=True)
@@ -199,6 +200,8 @@ def parse(values: Mapping[str, Any]) -> Config:
     if activations.source == "rows" and not (activations.paths or activations.store):
         allowed = "must name files or directories of rows, unless config.activations.store has some already"
         raise SettingError("config.activations.paths", activations.paths, allowed)
+    if activations.source == "rows" and activations.gradients:
+        raise SettingError("config.activations.gradients", True, "must be False: rows from elsewhere bring no gradient")
     if activations.superblock_rows % training.batch_size:
         raise SettingError(
             "config.activations.superblock_rows",

@@ -74,7 +74,26 @@ class Job:
     def language_model_devices(self) -> list[jax.Device]:
         """The devices that make the rows: those of the mesh, or as many beside it as the settings say."""
         own = self.config.activations.devices
-        return jax.devices()[-own:] if own else list(self.mesh.devices.flat)
+        chosen = jax.devices()[-own:] if own else list(self.mesh.devices.flat)
+        return [device for device in chosen if device.process_index == jax.process_index()]
+
+    def _fitting_sequences(self) -> int:
+        from gsae.activations.capture import place
+        from gsae.activations.fitting import fit
+
+        settings = self.config.activations
+        length = self.config.text.context_length
+        placement = place(self.language_model.model, self.language_model_devices)
+        most = -(-settings.superblock_rows // length)
+        return fit(
+            self.language_model.model,
+            self.language_model_sites,
+            placement,
+            length,
+            most,
+            settings.dtype,
+            settings.gradients,
+        ).sequences
 
     def _check_live(self) -> None:
         from gsae.memory import live_needs
@@ -92,9 +111,10 @@ class Job:
             recipe.step_settings(self.config),
             superblock_rows=activations.superblock_rows,
             context_length=self.config.text.context_length,
-            sequences_at_once=activations.sequences_at_once,
+            sequences_at_once=activations.sequences_at_once or self._fitting_sequences(),
             dtype=activations.dtype,
             revives=bool(self.config.training.resampling.at),
+            gradients=activations.gradients,
             limit=int(activations.memory_gb * 1e9),
         )
         for need in needs:

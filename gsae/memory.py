@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,16 +10,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gsae.activations.forward import DTYPES, traced
+from gsae.activations.capture import DTYPES, traced
 from gsae.activations.live import GENERATIONS
+from gsae.capacity import device_memory, free_host_memory
 from gsae.errors import SettingError
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site
 from gsae.training.groups import Group
 from gsae.training.step import StepSettings, abstract_state, batch_sharding, make_step
 
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 BATCHES = 4  # on the devices: two read ahead, the one in use, and the one before it
 PLAN_BYTES = 64  # a row, while its superblock is made: where it comes from and where it goes
 STATE_COPIES = 2  # on the host while a checkpoint is written: Orbax's, and the one whose digests are taken
@@ -75,6 +73,7 @@ def live_needs(
     sequences_at_once: int,
     dtype: str,
     revives: bool = False,
+    gradients: bool = False,
     limit: int = 0,
 ) -> list[Need]:
     """What the language model, two generations of superblocks and the sweep need together, by memory.
@@ -91,11 +90,14 @@ def live_needs(
         sequences_at_once: B of a forward pass.
         dtype: of the rows.
         revives: whether dead features are revived: it may need the superblock that has just been left.
+        gradients: whether each site comes with its gradient.
         limit: bytes to count with instead of what the devices (on CPU: the host) say that they have; 0: what they say.
     """
     widths = {str(site): language_model.model.site_width(site.name) for site in sites}
-    row_bytes = sum(widths.values()) * DTYPES[dtype].itemsize
-    model = _model_terms(language_model, sites, (-(-sequences_at_once // len(devices)), context_length), dtype)
+    row_bytes = (1 + gradients) * sum(widths.values()) * DTYPES[dtype].itemsize
+    model = _model_terms(
+        language_model, sites, (-(-sequences_at_once // len(devices)), context_length), dtype, gradients
+    )
     sweep = _sweep_terms(groups, widths, mesh, step) | {
         "batches": BATCHES * step.batch_size * row_bytes // mesh.size,
     }
@@ -106,26 +108,26 @@ def live_needs(
     }
     shared = set(devices) == set(mesh.devices.flat)
     if _is_host(mesh.devices.flat[0]):
-        there = _host_memory()
+        there = free_host_memory()
         parts = [(model, len(devices)), (sweep, mesh.size), (host, 1)]
         terms = {name: size * count for part, count in parts for name, size in part.items()}
         # The model is loaded already: what is free does not count it.
         return [Need("the host's memory", terms, limit or (there and there + _parameter_bytes(language_model)))]
-    needs = [Need("the host's memory", host, _host_memory())]
+    needs = [Need("the host's memory", host, free_host_memory())]
     if shared:
-        return [Need("each device's memory", model | sweep, limit or _device_memory(devices)), *needs]
+        return [Need("each device's memory", model | sweep, limit or device_memory(devices)), *needs]
     loaded = {"language model": _parameter_bytes(language_model)}  # stays where it was loaded, for the evaluation
     return [
-        Need("each device's memory", loaded | sweep, limit or _device_memory(list(mesh.devices.flat))),
-        Need("each device's memory of the language model's own", model, limit or _device_memory(devices)),
+        Need("each device's memory", loaded | sweep, limit or device_memory(list(mesh.devices.flat))),
+        Need("each device's memory of the language model's own", model, limit or device_memory(devices)),
         *needs,
     ]
 
 
 def _model_terms(
-    language_model: LanguageModel, sites: Sequence[Site], shape: tuple[int, int], dtype: str
+    language_model: LanguageModel, sites: Sequence[Site], shape: tuple[int, int], dtype: str, gradients: bool
 ) -> dict[str, int]:
-    program = traced(language_model, sites, shape, dtype)
+    program = traced(language_model, sites, shape, dtype, gradients)
     results = sum(_bytes(shape) for shape in jax.tree.leaves(program.out_info))
     # The results of one batch go to the host while the next one is computed.
     return {
@@ -207,25 +209,6 @@ def _is_name(var: Any) -> bool:
 def _is_host(device: jax.Device) -> bool:
     """Whether the device's memory is the host's."""
     return device.platform == "cpu"
-
-
-def _device_memory(devices: Sequence[jax.Device]) -> int | None:
-    """Bytes that the poorest of the devices has; None where they do not say."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-    return min((limit for limit in limits if limit), default=None)
-
-
-def _host_memory() -> int | None:
-    """Bytes that are free on this host, or left to this process's control group; None where it does not say."""
-    try:
-        lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return None
-    try:
-        return min(free, int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
-    except (OSError, ValueError):  # no control group, or one without a limit
-        return free
 
 
 def _gb(size: int) -> str:

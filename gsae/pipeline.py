@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gsae import artifacts, recipe, schema
 from gsae.config import Config
@@ -81,8 +82,12 @@ def harvest(job: Job) -> None:
         job.language_model_sites,
         job.activations_path,
         devices=job.language_model_devices,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
         **recipe.rows(job.config),
     )
+    if jax.process_count() > 1:  # nobody goes on before the last superblock is there
+        multihost_utils.sync_global_devices("harvested")
 
 
 def _import_rows(job: Job) -> None:

@@ -180,6 +180,7 @@ def rows(config: Config) -> dict[str, Any]:
         "dtype": settings.dtype,
         "seed": config.seed,
         "batch_size": settings.sequences_at_once,
+        "gradients": settings.gradients,
     }
 
 

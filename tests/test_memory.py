@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae import config, memory, pipeline
 from gsae import mesh as axes
-from gsae.activations.forward import traced
+from gsae.activations.capture import traced
 from gsae.autoencoders.registry import architecture
 from gsae.errors import SettingError
 from gsae.language_models.loading import load_language_model
@@ -92,7 +92,7 @@ def test_what_cannot_fit_is_refused_with_the_largest_terms_first(language_model)
 
 def test_accelerators_have_memories_of_their_own(language_model, monkeypatch):
     monkeypatch.setattr(memory, "_is_host", lambda device: False)
-    monkeypatch.setattr(memory, "_device_memory", lambda devices: 10**6 * len(devices))
+    monkeypatch.setattr(memory, "device_memory", lambda devices: 10**6 * len(devices))
     device, host = needs(language_model)
     assert device.there == 10**6 and {"language model", "forward pass", "sweep", "update", "batches"} == set(
         device.terms

@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from gsae.activations.order import EPOCH_ROWS, EPOCH_SUPERBLOCKS, permutation
-from gsae.activations.superblocks import Superblocks
+from gsae.activations.superblocks import GRADIENT, Superblocks
 from gsae.errors import SettingError
 
 Batch = dict[str, dict[str, jax.Array]]
 READERS = 8  # threads, at most, that read superblocks
-ORDER = ""  # stands among the sites' names for the order of the rows
+ORDER = ""  # stands among the arrays' names for the order of the rows
 
 
 class Batches:
@@ -40,6 +40,7 @@ class Batches:
         *,
         sharding: Sharding | None = None,
         prefetch: int = 2,
+        gradients: bool = False,
     ):
         """Reads nothing yet.
 
@@ -50,6 +51,7 @@ class Batches:
             seed: decides the order.
             sharding: of the batches [B, D]; None puts them on the first device.
             prefetch: how many batches `stream` keeps ready on the devices, at least 1.
+            gradients: whether batches hold the gradients at the sites as well.
 
         Raises:
             SettingError: when B does not divide the superblock, or the devices do not divide B; for an unknown site.
@@ -61,6 +63,9 @@ class Batches:
         for site in sites:
             if site not in superblocks.sites:
                 raise SettingError("config.sweep", site, f"the activations have {', '.join(superblocks.sites)}")
+            if gradients and not getattr(superblocks, "gradients", False):  # most kinds of superblocks have none
+                allowed = "the activations were made without; make them with config.activations.gradients = True"
+                raise SettingError("config.activations.gradients", False, allowed)
         self.sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
         try:
             for site in sites:
@@ -69,13 +74,20 @@ class Batches:
             allowed = f"must be a multiple of the {len(self.sharding.device_set)} devices of the mesh"
             raise SettingError("config.training.batch_size", batch_size, allowed) from error
         self.superblocks, self.sites, self.batch_size = superblocks, tuple(sites), batch_size
-        self.seed, self._prefetch, self._readers = seed, max(1, prefetch), min(len(self.sites) + 1, READERS)
+        # What stands in a batch under a name, by site and name: arrays of the superblocks.
+        kinds = {"x": "", "gradient": GRADIENT} if gradients else {"x": ""}
+        self.arrays = {site: {kind: site + suffix for kind, suffix in kinds.items()} for site in self.sites}
+        self.array_names = tuple(name for named in self.arrays.values() for name in named.values())
+        self.seed, self._prefetch, self._readers = seed, max(1, prefetch), min(len(self.array_names) + 1, READERS)
         self.steps_per_superblock = rows // batch_size
         self.steps_per_epoch = superblocks.num_superblocks * self.steps_per_superblock
         self.stall_seconds = 0.0
 
     def at(self, t: int) -> Batch:
-        """The batch of step t: by site, `{"x": [B, D]}` in the store's dtype. Reads a whole superblock."""
+        """The batch of step t: by site, `{"x": [B, D]}` in the store's dtype, and `"gradient"` if wanted.
+
+        Reads a whole superblock.
+        """
         with ThreadPoolExecutor(self._readers) as readers:
             return _Window(self, readers, t + 1).batch(t)
 
@@ -119,12 +131,15 @@ class _Window:
             self._enter(visit)
         size = self._batches.batch_size
         chosen = self._order[part * size : (part + 1) * size]
-        return {site: {"x": self._placed(rows, chosen)} for site, rows in self._rows.items()}
+        return {
+            site: {kind: self._placed(self._rows[name], chosen) for kind, name in named.items()}
+            for site, named in self._batches.arrays.items()
+        }
 
     def _enter(self, visit: int) -> None:
         loading = self._following or self._load(visit)
         self._rows = {}  # the old superblock goes before the next but one comes
-        self._rows = {site: loading[site].result() for site in self._batches.sites}
+        self._rows = {name: loading[name].result() for name in self._batches.array_names}
         self._order, self._visit = loading[ORDER].result(), visit
         self._following = self._load(visit + 1) if visit < self._last_visit else {}
 
@@ -132,7 +147,7 @@ class _Window:
         superblocks, seed = self._batches.superblocks, self._batches.seed
         epoch, place = divmod(visit, superblocks.num_superblocks)
         k = int(permutation(superblocks.num_superblocks, seed, EPOCH_SUPERBLOCKS, epoch)[place])
-        loading = {site: self._readers.submit(superblocks.read, site, k) for site in self._batches.sites}
+        loading = {name: self._readers.submit(superblocks.read, name, k) for name in self._batches.array_names}
         loading[ORDER] = self._readers.submit(_row_order, superblocks.superblock_rows, seed, epoch, k)
         return loading
 

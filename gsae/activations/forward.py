@@ -2,42 +2,22 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gsae.activations.capture import DTYPES, place, program
+from gsae.activations.fitting import Fit, fit
 from gsae.activations.order import RowOrder
 from gsae.activations.statistics import NotFinite
 from gsae.activations.store import Identity
+from gsae.activations.superblocks import GRADIENT
 from gsae.errors import RunError, SettingError
 from gsae.language_models.loading import LanguageModel
-from gsae.language_models.sites import Site, last_layer
-from gsae.mesh import DATA
+from gsae.language_models.sites import Site
 from gsae.text.tokens import TokenStore
-
-DTYPES = {"bfloat16": jnp.dtype(jnp.bfloat16), "float32": jnp.dtype(jnp.float32)}
-
-
-@functools.lru_cache(maxsize=4)  # a model that harvests twice compiles once
-def _capture(graph: nnx.GraphDef, sites: tuple[Site, ...], dtype: jnp.dtype) -> jax.stages.Wrapped:
-    @jax.jit
-    def capture(parameters: nnx.State, tokens_BT: jax.Array) -> tuple[jax.Array, ...]:
-        model = nnx.merge(graph, parameters)
-        _, captured = model.blocks(model.embed(tokens_BT), 0, last_layer(sites) + 1, capture=sites)
-        return tuple(captured[site].astype(dtype) for site in sites)
-
-    return capture
-
-
-def traced(language_model: LanguageModel, sites: Sequence[Site], shape: tuple[int, int], dtype: str) -> Any:
-    """The pass over token ids of a shape [B, T] as a traced program, of which nothing is computed."""
-    graph, parameters = nnx.split(language_model.model)
-    tokens_BT = jax.ShapeDtypeStruct(shape, np.int32)
-    return _capture(graph, tuple(sites), DTYPES[dtype]).trace(parameters, tokens_BT)
+from gsae.throughput import count_flops
 
 
 class Forward:
@@ -45,13 +25,14 @@ class Forward:
 
     Batch j is always sequences j * B to (j + 1) * B - 1 of the permuted order, whichever superblock asks for it, so a
     superblock is a pure function of its number, and the batch that two superblocks share is computed once when they
-    are made one after the other. Several devices take equal parts of a batch, every one with a copy of the parameters
-    and without a word to the others. Rounding may depend on B and on the devices; rows and their order do not.
+    are made one after the other. Several devices share a batch as `capture.place` says. Rounding may depend on B and on
+    the devices; rows and their order do not.
 
     Attributes:
-        widths: W of every site by name.
+        widths: W of every array of rows by name: the sites, then their gradients if they are wanted.
         order: which rows each superblock has.
         identity: what decides the rows; equal ones mean equal rows, whether they are kept in a store or made live.
+        sequences_run: how many sequences have gone through the model so far.
     """
 
     def __init__(
@@ -64,6 +45,7 @@ class Forward:
         batch_size: int,
         dtype: str,
         devices: Sequence[jax.Device] | None = None,
+        gradients: bool = False,
     ):
         """Prepares the pass; nothing is computed yet.
 
@@ -72,12 +54,13 @@ class Forward:
             token_store: where the order's sequences are.
             order: which rows each superblock has.
             sites: the places to read.
-            batch_size: B, sequences in one pass.
+            batch_size: B, sequences in one pass; 0 for as many as are worth it and fit.
             dtype: of the rows, `bfloat16` or `float32`.
-            devices: those that compute, of this process; None for its first.
+            devices: those that compute, of this process; None for its first. Split parameters bring their own.
+            gradients: whether each site comes with the gradient of the language model's loss (`gradients.py`).
 
         Raises:
-            SettingError: for no site, a site twice, a layer that the model does not have, another dtype, B < 1.
+            SettingError: for no site, a site twice, a layer that the model does not have, another dtype, B < 0.
         """
         settings = language_model.model.settings
         if not sites or len(set(sites)) < len(sites):
@@ -88,23 +71,18 @@ class Forward:
                 raise SettingError("config.sweep", str(site), allowed)
         if dtype not in DTYPES:
             raise SettingError("config.activations.dtype", dtype, f"must be one of {', '.join(DTYPES)}")
-        if batch_size < 1:
-            raise SettingError(
-                "config.activations.sequences_at_once", batch_size, "must be a positive number of sequences"
-            )
-        self.widths = {str(site): language_model.model.site_width(site.name) for site in sites}
+        if batch_size < 0:
+            allowed = "must be a positive number of sequences, or 0 for as many as are worth it and fit"
+            raise SettingError("config.activations.sequences_at_once", batch_size, allowed)
+        widths = {str(site): language_model.model.site_width(site.name) for site in sites}
+        self.widths = widths | ({name + GRADIENT: width for name, width in widths.items()} if gradients else {})
+        self._model, self._sites = language_model.model, tuple(sites)
         self.order, self._token_store = order, token_store
-        self._tokens, self._batch_size, self._dtype = token_store.tokens, batch_size, DTYPES[dtype]
-        # Its own mesh, without explicit axes: lookups in the embedding refuse them.
-        mesh = Mesh(np.asarray(devices or jax.local_devices()[:1]), (DATA,))
-        self._sharding, self._padded_size = (
-            NamedSharding(mesh, PartitionSpec(DATA)),
-            -(-batch_size // mesh.size) * mesh.size,
-        )
-        graph, parameters = nnx.split(language_model.model)
-        self._parameters = jax.device_put(parameters, NamedSharding(mesh, PartitionSpec()))
-        self._capture = _capture(graph, tuple(sites), self._dtype)
-        compute_dtype = jax.tree.leaves(self._parameters)[0].dtype
+        self._tokens, self._given_batch_size, self._dtype = token_store.tokens, batch_size, DTYPES[dtype]
+        self._placement, self._gradients = place(language_model.model, devices), gradients
+        graph, _ = nnx.split(language_model.model)
+        self._capture = program(graph, tuple(sites), self._dtype, gradients)
+        compute_dtype = jax.tree.leaves(self._placement.parameters)[0].dtype
         self.identity = Identity(
             sites=self.widths,
             dtype=dtype,
@@ -115,14 +93,57 @@ class Forward:
             tokens=token_store.fingerprint,
         )
         self._newest: tuple[int, tuple[jax.Array, ...]] | None = None
+        self.sequences_run = 0
 
-    def _batch(self, j: int) -> tuple[jax.Array, ...]:
+    @functools.cached_property
+    def fitting(self) -> Fit:
+        """B, and why."""
+        if self._given_batch_size:
+            return Fit(self._given_batch_size, "as config.activations.sequences_at_once says")
+        sequences = -(-self.order.superblock_rows // self.context_length)
+        dtype = self.identity.dtype
+        return fit(self._model, self._sites, self._placement, self.context_length, sequences, dtype, self._gradients)
+
+    @property
+    def context_length(self) -> int:
+        """T."""
+        return self._tokens.shape[1]
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """Those that compute."""
+        return list(self._placement.batch.mesh.devices.flat)
+
+    def flops(self) -> float:
+        """FLOPs of the matrix products of one batch, over all devices."""
+        arguments = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self._inputs(0))
+        return count_flops(self._capture.trace(self._placement.parameters, *arguments).jaxpr)
+
+    def first_batch(self, k: int) -> int:
+        """The number of the first batch that superblock k needs."""
+        return int(self.order.superblock(k).sequence[0]) // self.fitting.sequences
+
+    def compile(self) -> None:
+        """Compiles the pass, so that the first batch takes no longer than others."""
+        inputs = jax.device_put(self._inputs(0), self._placement.batch)
+        self._capture.lower(self._placement.parameters, *inputs).compile()
+
+    def _inputs(self, j: int) -> tuple[np.ndarray, np.ndarray]:
+        size, parts = self.fitting.sequences, self._placement.parts
+        ids = self.order.sequences[j * size : (j + 1) * size]
+        shape = (-(-size // parts) * parts, self._tokens.shape[1])
+        tokens_BT, scored_BT = np.zeros(shape, np.int32), np.zeros(shape, bool)
+        tokens_BT[: len(ids)] = self._tokens[ids]
+        if self._gradients:  # all that is not padding is a target, as in the evaluation
+            scored_BT[: len(ids)] = self._token_store.documents_of(ids) >= 0
+        return tokens_BT, scored_BT
+
+    def batch(self, j: int) -> tuple[jax.Array, ...]:
         """Starts batch j, if it is not the newest one anyway; the arrays [B, T, W] may still be on their way."""
         if self._newest is None or self._newest[0] != j:
-            ids = self.order.sequences[j * self._batch_size : (j + 1) * self._batch_size]
-            tokens_BT = np.zeros((self._padded_size, self._tokens.shape[1]), np.int32)
-            tokens_BT[: len(ids)] = self._tokens[ids]
-            self._newest = j, self._capture(self._parameters, jax.device_put(tokens_BT, self._sharding))
+            inputs = jax.device_put(self._inputs(j), self._placement.batch)
+            self._newest = j, self._capture(self._placement.parameters, *inputs)
+            self.sequences_run += len(self.order.sequences[j * self.fitting.sequences :][: self.fitting.sequences])
         return self._newest[1]
 
     def superblock(self, k: int, on_rows: Callable[[int], object] = lambda count: None) -> dict[str, np.ndarray]:
@@ -133,19 +154,19 @@ class Forward:
             on_rows: told how many more rows are there, now and then.
 
         Returns:
-            By site's name, [R, W] in the dtype of the rows.
+            By name (see `widths`), [R, W] in the dtype of the rows.
         """
         plan = self.order.superblock(k)
         rows = {name: np.empty((len(plan.position), width), self._dtype) for name, width in self.widths.items()}
-        batch, slot = np.divmod(plan.sequence, self._batch_size)
+        batch, slot = np.divmod(plan.sequence, self.fitting.sequences)
         source = slot * self._tokens.shape[1] + plan.position
         numbers = range(int(batch[0]), int(batch[-1]) + 1)
         bounds = np.searchsorted(batch, [*numbers, numbers.stop])
-        following = self._batch(numbers.start)
+        following = self.batch(numbers.start)
         for j, start, stop in zip(numbers, bounds[:-1], bounds[1:], strict=True):
             captured = following
             if j + 1 < numbers.stop:
-                following = self._batch(j + 1)  # the device computes the next batch while the host places this one
+                following = self.batch(j + 1)  # the device computes the next batch while the host places this one
             for name, array_BTW in zip(rows, captured, strict=True):
                 flat = np.asarray(array_BTW).reshape(-1, self.widths[name])
                 rows[name][plan.destination[start:stop]] = flat[source[start:stop]]

@@ -1,18 +1,16 @@
 """From a language model and tokens to a finished activation store."""
 
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
+from gsae.activations.account import Account, size
 from gsae.activations.forward import Forward
 from gsae.activations.order import RowOrder
 from gsae.activations.statistics import NotFinite
-from gsae.activations.store import Identity
 from gsae.activations.writer import StoreWriter
 from gsae.errors import RunError
 from gsae.language_models.loading import LanguageModel
@@ -32,8 +30,9 @@ def harvest(
     max_rows: int | None = None,
     dtype: str = "bfloat16",
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int = 0,
     devices: Sequence[jax.Device] | None = None,
+    gradients: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     progress: bool = True,
@@ -54,31 +53,39 @@ def harvest(
         max_rows: at most so many rows; None or 0 for all that the text gives.
         dtype: of the stored rows, `bfloat16` or `float32`.
         seed: decides the order of the rows.
-        batch_size: sequences in one forward pass.
-        devices: those of this process that share every pass; None for its first.
+        batch_size: sequences in one forward pass; 0 for as many as are worth it and fit.
+        devices: those of this process that share every pass; None for its first. Split parameters bring their own.
+        gradients: whether the gradient of the language model's loss at each site (`gradients.py`) is stored beside it.
         process_index: which of the processes this is; process k mod `process_count` writes superblock k.
         process_count: how many processes share the work.
-        progress: says what will be written, and draws a bar with rows a second and the time left.
+        progress: says what will be done, how long it will take and how fast it was, and draws a bar.
 
     Raises:
         SettingError: for a wrong setting, more rows than the text has, or a store begun with other settings.
         RunError: when the disk has no room, or an activation is not finite (naming the document).
     """
     order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
-    forward = Forward(language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype, devices=devices)
-    identity = forward.identity
-    writer = StoreWriter(Path(path), identity)
+    forward = Forward(
+        language_model,
+        token_store,
+        order,
+        sites,
+        batch_size=batch_size,
+        dtype=dtype,
+        devices=devices,
+        gradients=gradients,
+    )
+    writer = StoreWriter(Path(path), forward.identity)
     if writer.finished:
         return
     missing = writer.missing()
     mine = [k for k in missing if k % process_count == process_index]
-    _check_room(writer.path, len(missing) * identity.superblock_bytes())
-    if progress and process_index == 0:
-        _announce(order, identity, len(missing))
-    with ThreadPoolExecutor(1) as pool, _bar(order, len(missing) - len(mine), mine, progress) as bar:
+    _check_room(writer.path, len(missing) * forward.identity.superblock_bytes())
+    speaks = progress and process_index == 0
+    with ThreadPoolExecutor(1) as pool, Account(forward, missing, mine, speaks) as account:
         writing: Future[None] | None = None
         for k in mine:
-            rows = forward.superblock(k, bar.update)
+            rows = forward.superblock(k, account.rows)
             if writing is not None:
                 writing.result()  # so that no more than two superblocks are in memory
             writing = pool.submit(_write, writer, k, rows, forward)
@@ -98,26 +105,4 @@ def _write(writer: StoreWriter, k: int, rows: dict, forward: Forward) -> None:
 def _check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path).free
     if needed and needed + SPARE_BYTES > free:
-        raise RunError(f"{path}: the activations need {_size(needed)} and the disk has {_size(free)} left")
-
-
-def _announce(order: RowOrder, identity: Identity, missing: int) -> None:
-    left_out = order.rows_found - order.num_superblocks * order.superblock_rows
-    print(
-        f"harvest: {', '.join(identity.sites)}; {order.num_superblocks} superblocks of {order.superblock_rows:,} rows, "
-        f"{missing} to make: {_size(missing * identity.superblock_bytes())} to write"
-        + (f" (the last {left_out:,} rows fill no superblock and are left out)" if left_out else ""),
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _bar(order: RowOrder, others: int, mine: Sequence[int], progress: bool) -> tqdm:
-    done = order.num_superblocks - others - len(mine)
-    rows = order.superblock_rows
-    total, initial = (order.num_superblocks - others) * rows, done * rows
-    return tqdm(total=total, initial=initial, desc="harvest", unit=" rows", unit_scale=True, disable=not progress)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+        raise RunError(f"{path}: the activations need {size(needed)} and the disk has {size(free)} left")

@@ -61,7 +61,8 @@ class Live:
         """
         self._forward, self._statistics_path, self._progress = forward, Path(statistics_path), progress
         self.identity = forward.identity
-        self.sites = tuple(self.identity.sites)
+        self.sites = self.identity.without_gradients
+        self.gradients = len(self.sites) < len(self.identity.sites)
         self.superblock_rows, self.num_superblocks = self.identity.superblock_rows, self.identity.num_superblocks
         self.rows = self.superblock_rows * self.num_superblocks
         self.fingerprint = self.identity.fingerprint
@@ -90,13 +91,21 @@ class Live:
         seed: int = 0,
         batch_size: int = 32,
         devices: Sequence[jax.Device] | None = None,
+        gradients: bool = False,
         statistics_rows: int = 0,
         progress: bool = True,
     ) -> "Live":
         """The rows that `harvest` of the same arguments writes; see there. Raises the same SettingErrors."""
         order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
         forward = Forward(
-            language_model, token_store, order, sites, batch_size=batch_size, dtype=dtype, devices=devices
+            language_model,
+            token_store,
+            order,
+            sites,
+            batch_size=batch_size,
+            dtype=dtype,
+            devices=devices,
+            gradients=gradients,
         )
         return cls(forward, statistics_path, statistics_rows=statistics_rows, progress=progress)
 

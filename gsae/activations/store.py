@@ -22,7 +22,7 @@ import numpy as np
 from gsae import artifacts
 from gsae.activations.arrays import SuperblockArray, digest_rows
 from gsae.activations.statistics import Sums, combined, sampled_superblocks
-from gsae.activations.superblocks import Statistics
+from gsae.activations.superblocks import GRADIENT, Statistics
 from gsae.errors import RunError
 
 FORMAT = "gsae activations 1"
@@ -44,13 +44,18 @@ SETTINGS = {
 class Identity:
     """Everything that decides a store's rows and their order."""
 
-    sites: Mapping[str, int]  # name -> width
+    sites: Mapping[str, int]  # name -> width; the sites, then their gradients (name + GRADIENT) if there are any
     dtype: str
     superblock_rows: int
     num_superblocks: int
     seed: int
     language_model: str  # fingerprint, and the dtype that it computes in
     tokens: str  # fingerprint
+
+    @property
+    def without_gradients(self) -> tuple[str, ...]:
+        """The sites alone."""
+        return tuple(name for name in self.sites if not name.endswith(GRADIENT))
 
     @property
     def fingerprint(self) -> str:
@@ -160,7 +165,12 @@ class ActivationStore:
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites' names, in the order in which they were harvested."""
-        return tuple(self.identity.sites)
+        return self.identity.without_gradients
+
+    @property
+    def gradients(self) -> bool:
+        """Whether `read(site + GRADIENT, k)` gives the gradient of the language model's loss at each site."""
+        return len(self.sites) < len(self.identity.sites)
 
     @property
     def rows(self) -> int:
@@ -195,7 +205,7 @@ class ActivationStore:
         return {"mean": np.array(found["mean"]), "mean_squared_norm": found["mean_squared_norm"]}
 
     def read(self, site: str, k: int) -> np.ndarray:
-        """Superblock k of a site, [R, D] in the store's dtype.
+        """Superblock k of a site, or of its gradients, [R, D] in the store's dtype.
 
         The SHA-256 is compared when a superblock is first read, the CRC-32C of its chunks every time.
 

@@ -9,6 +9,8 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
+GRADIENT = ".gradient"  # a site's name with this after it is the name of its gradients
+
 
 class Statistics(TypedDict):
     """What input normalisation needs to know about one site, over all rows or the first of them."""
@@ -54,7 +56,10 @@ class Superblocks(Protocol):
         ...
 
     def read(self, site: str, k: int) -> np.ndarray:
-        """Superblock k of a site, [R, D] in the storage dtype. May be called from any thread."""
+        """Superblock k of a site, [R, D] in the storage dtype; or of its gradients, where they were made.
+
+        May be called from any thread.
+        """
         ...
 
     def provenance(self, k: int) -> Mapping[str, np.ndarray]:

@@ -21,6 +21,7 @@ from gsae.activations.store import (
     record_path,
     sealed,
 )
+from gsae.activations.superblocks import GRADIENT
 from gsae.errors import RunError, SettingError
 
 
@@ -45,6 +46,8 @@ class StoreWriter:
             begun = read_sealed(path / IDENTITY)
             for field, setting in settings.items():
                 if begun.get(field) != wanted[field]:
+                    if field == "sites" and _sites_alone(begun[field]) == _sites_alone(wanted[field]):
+                        setting = "config.activations.gradients"
                     allowed = f"the store {path} was begun with {begun.get(field)!r}; delete it or use another workdir"
                     raise SettingError(setting, wanted[field], allowed)
         elif (path / RECORDS).exists():
@@ -114,3 +117,7 @@ class StoreWriter:
         }
         artifacts.write_json(self.path / artifacts.MANIFEST, sealed(manifest))
         artifacts.sync_directory(self.path)
+
+
+def _sites_alone(sites: Mapping[str, int]) -> list[str]:
+    return [name for name in sites if not name.endswith(GRADIENT)]

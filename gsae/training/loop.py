@@ -17,13 +17,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gsae.activations.batches import Batch, Batches
 from gsae.errors import Interrupted, SettingError
+from gsae.throughput import count_flops, peak_flops
 from gsae.training.checkpoints import Checkpoints
 from gsae.training.groups import Group
 from gsae.training.logging import Logger
 from gsae.training.preemption import StopRequest, watch_signals
 from gsae.training.resampling import make_resampling
 from gsae.training.step import GroupState, StepSettings, abstract_state, initial_state, make_step
-from gsae.training.throughput import count_flops, peak_flops
 
 States = dict[str, GroupState]  # by Group.name
 OnEvaluate = Callable[[int, States], None]

@@ -1,3 +1,4 @@
+import re
 import shutil
 import signal
 import subprocess
@@ -132,7 +133,7 @@ def test_other_settings_do_not_continue_a_store(tmp_path, copy, language_model, 
         (SITES[:1] * 2, {}, "config.sweep"),
         ((Site(3, "mlp_out"),), {}, r"config.sweep = 'mlp_out.3': the language model has layers 0 to 2"),
         (SITES, {"dtype": "float16"}, "config.activations.dtype = 'float16'"),
-        (SITES, {"batch_size": 0}, "config.activations.sequences_at_once = 0"),
+        (SITES, {"batch_size": -1}, "config.activations.sequences_at_once = -1"),
         (SITES, {"superblock_rows": 10**6}, "config.activations.superblock_rows = 1000000"),
     ],
 )
@@ -144,12 +145,27 @@ def test_wrong_settings_are_named_and_nothing_is_written(tmp_path, language_mode
 
 def test_says_what_it_will_write_and_refuses_without_room(tmp_path, monkeypatch, capsys, language_model, token_store):
     harvest(language_model, token_store, SITES[:1], tmp_path / "one", **{**HARVEST, "progress": True, "max_rows": 600})
-    assert "2 superblocks of 256 rows, 2 to make: 0.0 MB to write (the last 88 rows" in capsys.readouterr().err
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("harvest: ")]
+    before, expected, after = (line for line in said if "rows/s" not in line)
+    assert "2 superblocks of 256 rows, 2 to make: 576 tokens to run, 0.0 MB to write (the last 88 rows" in before
+    assert re.match(
+        r"harvest: 8 sequences of 16 tokens at once \(as .*\); the first batch took .* s: about .* s in all", expected
+    )
+    assert re.match(r"harvest: 5\d\d tokens in .* s: [\d,]+ tokens/s, .* TFLOP/s, .* MB/s written", after)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(harvesting.shutil, "disk_usage", lambda path: usage(1000))
     with pytest.raises(RunError, match=r"the activations need 0\.3 MB and the disk has 0\.0 MB left"):
         harvest(language_model, token_store, SITES, tmp_path / "store", **HARVEST)
     assert not list((tmp_path / "store").rglob("c"))
+
+
+def test_a_batch_size_that_is_not_given_is_found(tmp_path, capsys, finished, language_model, token_store):
+    found = {**HARVEST, "batch_size": 0, "progress": True}
+    harvest(language_model, token_store, SITES, tmp_path / "store", **found)
+    assert re.search(r"harvest: 16 sequences of 16 tokens at once \(a CPU's cache", capsys.readouterr().err)
+    one, other = ActivationStore.open(finished), ActivationStore.open(tmp_path / "store")
+    assert one.identity == other.identity
+    np.testing.assert_equal(one.provenance(3), other.provenance(3))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e25])

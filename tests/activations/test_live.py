@@ -139,23 +139,25 @@ def test_devices_share_a_pass_without_a_word(language_model, token_store, live, 
         ours, others = (source.read(site, 1).astype(np.float32) for source in (shared, live))
         np.testing.assert_allclose(ours, others, rtol=0, atol=2**-7 * np.abs(others).max())
     forward = shared._forward
-    (captured, *_) = forward._batch(0)
+    (captured, *_) = forward.batch(0)
     assert captured.sharding.device_set == set(jax.devices()[5:8]) and captured.shape[0] == 9
-    tokens = jax.ShapeDtypeStruct((9, 16), np.int32, sharding=forward._sharding)
-    program = forward._capture.lower(forward._parameters, tokens).compile().as_text()
+    parameters, sharding, parts = forward._placement
+    assert parts == 3
+    batch = (jax.ShapeDtypeStruct((9, 16), kind, sharding=sharding) for kind in (np.int32, np.bool_))
+    program = forward._capture.lower(parameters, *batch).compile().as_text()
     assert not re.search("all-gather|all-reduce|all-to-all|collective-permute", program)
     shared.close()
 
 
 def test_it_stops_in_the_middle_of_a_generation(live, monkeypatch):
-    begun, batch = threading.Event(), live._forward._batch
+    begun, batch = threading.Event(), live._forward.batch
 
     def slow(j):
         begun.set()
         time.sleep(0.1)
         return batch(j)
 
-    monkeypatch.setattr(live._forward, "_batch", slow)
+    monkeypatch.setattr(live._forward, "batch", slow)
     future = live._generation(0)
     assert begun.wait(30)
     live.close()

@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks import live_or_cached
 from benchmarks.live_or_cached import DOCUMENT, LAPTOP, MODELS, Machine, compare, written
-from gsae.activations.forward import traced
+from gsae.activations.capture import traced
 from gsae.language_models.loading import load_language_model
 from gsae.language_models.sites import Site
-from gsae.training.throughput import count_flops
+from gsae.throughput import count_flops
 
 ONE = Machine("one", 1, 1e9, 1e6)
 RUN = {

@@ -8,10 +8,10 @@ import pytest
 import tiny_sweep
 
 from gsae import mesh as axes
+from gsae.throughput import count_flops, peak_flops
 from gsae.training.groups import group_points
 from gsae.training.schedules import Schedules
 from gsae.training.step import StepSettings, abstract_state, make_step
-from gsae.training.throughput import count_flops, peak_flops
 
 
 def flops(function, *arguments):

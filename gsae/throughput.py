@@ -1,4 +1,4 @@
-"""How much of the machine a training step uses: its matrix-product FLOPs, and the published peaks of known chips."""
+"""How much of the machine a program uses: its matrix-product FLOPs, and the published peaks of known chips. A leaf."""
 
 import math
 from collections.abc import Sequence
