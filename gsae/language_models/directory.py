@@ -11,6 +11,9 @@ from gsae.language_models.families import SETTING
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
+PICKLED_WEIGHTS = "pytorch_model.bin"  # as torch saves them
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+PICKLED_LENS = "final.pth"  # how the file of a TransformerLens model ends, beside checkpoints of its training
 TOKENIZER = "tokenizer.json"
 # Beside tokenizer.json, what the text of a tokenizer depends on; and what other tokenizers consist of.
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "chat_template.jinja")
@@ -53,17 +56,25 @@ def weight_names(directory: Path, present: Collection[str]) -> list[str]:
     Raises:
         SettingError: when there are no weights, or one of the files that the index lists is not present.
     """
-    if WEIGHTS in present:
-        return [WEIGHTS]
-    if INDEX not in present:
-        raise SettingError(SETTING, str(directory), f"holds neither {WEIGHTS} nor {INDEX}")
-    listed = read_json(directory / INDEX).get("weight_map")
+    for whole, index in ((WEIGHTS, INDEX), (PICKLED_WEIGHTS, PICKLED_INDEX)):
+        if whole in present:
+            return [whole]
+        if index in present:
+            return _listed(directory / index, present)
+    lens = sorted(name for name in present if name.endswith(PICKLED_LENS) and "/" not in name)
+    if not lens:
+        raise SettingError(SETTING, str(directory), f"holds neither {WEIGHTS} nor {INDEX}, nor weights of torch")
+    return lens[-1:]
+
+
+def _listed(index: Path, present: Collection[str]) -> list[str]:
+    listed = read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not listed:
-        raise SettingError(SETTING, str(directory / INDEX), "has no weight_map, which names the file of each tensor")
+        raise SettingError(SETTING, str(index), "has no weight_map, which names the file of each tensor")
     names = sorted(set(listed.values()))
     for name in names:
         if name not in present:
-            raise SettingError(SETTING, str(directory / name), f"is missing, but {INDEX} lists it")
+            raise SettingError(SETTING, str(index.parent / name), f"is missing, but {index.name} lists it")
     return names
 
 

@@ -13,16 +13,18 @@ from gsae.language_models.directory import (
     CONFIG,
     INDEX,
     OTHER_TOKENIZERS,
+    PICKLED_INDEX,
     TOKENIZER,
     TOKENIZER_SETTINGS,
     weight_names,
 )
 from gsae.language_models.families import SETTING
+from gsae.language_models.pickled import refuse_without_torch
 
 BUNDLED = "bundled"
 MAIN = "main"  # the branch of a model that is meant where nobody says otherwise
 REVISION = "config.language_model.revision"
-DESCRIPTION = [CONFIG, INDEX, TOKENIZER, *dict.fromkeys((*TOKENIZER_SETTINGS, *OTHER_TOKENIZERS))]
+DESCRIPTION = [CONFIG, INDEX, PICKLED_INDEX, TOKENIZER, *dict.fromkeys((*TOKENIZER_SETTINGS, *OTHER_TOKENIZERS))]
 SECONDS = 10.0  # until a hub that does not answer counts as out of reach
 
 
@@ -103,7 +105,9 @@ def _downloaded(name: str, revision: str, present: list[str]) -> Found:
 
     directory = Path(snapshot_download(name, revision=revision, allow_patterns=DESCRIPTION))
     commit = directory.name
-    snapshot_download(name, revision=commit, allow_patterns=weight_names(directory, present))
+    weights = weight_names(directory, present)
+    refuse_without_torch(weights[0])
+    snapshot_download(name, revision=commit, allow_patterns=weights)
     return Found(directory, commit)
 
 

@@ -1,7 +1,7 @@
 """Loads a language model from a Hugging Face directory, from the hub, or the one that ships with the package.
 
 `hub.py` finds the directory, `families/` says what its configuration and tensors mean, `weights.py` reads them,
-`tokenizer.py` the tokenizer. torch is not needed.
+`tokenizer.py` the tokenizer. torch is needed for weights that it saved alone (`pickled.py`).
 """
 
 import dataclasses

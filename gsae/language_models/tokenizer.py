@@ -89,6 +89,8 @@ def _added_first(with_special: Sequence[int], without: Sequence[int]) -> int | N
 def load_tokenizer(directory: Path, config: Mapping[str, Any]) -> tuple[Tokenizer, SpecialIds]:
     """The tokenizer of a directory and the ids that are no text.
 
+    Models of TransformerLens name a tokenizer of the hub instead of bringing one.
+
     Args:
         directory: where it is.
         config: the model's config.json.
@@ -108,11 +110,12 @@ def load_tokenizer(directory: Path, config: Mapping[str, Any]) -> tuple[Tokenize
         from transformers import AutoTokenizer
 
         try:
-            slow = AutoTokenizer.from_pretrained(str(directory))
+            slow = AutoTokenizer.from_pretrained(config.get("tokenizer_name") or str(directory))
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise SettingError(SETTING, str(directory), f"holds no tokenizer that can be read ({reason})") from error
         special = set(slow.all_special_ids)
+        config = {f"{token}_token_id": getattr(slow, f"{token}_token_id") for token in ("bos", "eos")} | dict(config)
         tokenizer = _FromTransformers(slow)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         ids = config.get(key)

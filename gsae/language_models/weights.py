@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from gsae.errors import SettingError
 from gsae.language_models.families import SETTING, Family, Tensor, refused
+from gsae.language_models.pickled import SUFFIXES as PICKLED
+from gsae.language_models.pickled import PickledFile
 from gsae.language_models.settings import Settings
 from gsae.language_models.transformer import Transformer
 from gsae.mesh import FEATURE
@@ -58,7 +60,7 @@ def load_weights(
     Args:
         family: whose table it is.
         settings: of the model.
-        files: in the format of safetensors.
+        files: in the format of safetensors, or as torch saves them.
         dtype: of the parameters, one of `DTYPES`; `file` keeps each tensor's own.
         mesh: what the parameters are laid over, with automatic axes; None for the default device.
 
@@ -131,6 +133,9 @@ def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int
 
 
 def _opened(path: Path) -> Any:
+    """A file of tensors by name, of which parts can be read."""
+    if path.suffix in PICKLED:
+        return PickledFile(path)
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:

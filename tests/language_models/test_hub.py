@@ -100,7 +100,7 @@ def test_a_single_file_is_preferred_and_a_branch_may_move(hub, ask):
 
 
 def test_what_is_not_there_is_a_wrong_setting(hub, ask):
-    hub.commit("some/other", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
+    hub.commit("some/other", {"config.json": b"{}", "tf_model.h5": b"weights"})
     hub.commit("some/secret", FILES)
     hub.gated.add("some/secret")
     for name, revision, words in [

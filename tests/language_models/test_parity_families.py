@@ -6,7 +6,7 @@ import pytest
 from torch_models import save_random, torch_sites
 
 from gsae.language_models.loading import load_language_model
-from gsae.language_models.sites import NAMES, Site
+from gsae.language_models.sites import Site, names_of
 
 pytestmark = pytest.mark.parity
 
@@ -123,7 +123,7 @@ def tokens_of(sequences=3):
 def our_sites(directory, tokens, mask=None, positions=None, dtype="float32"):
     model = load_language_model(str(directory), dtype=dtype).model
     mask, positions = (x if x is None else jnp.asarray(x) for x in (mask, positions))
-    sites = [Site(layer, name) for layer in range(model.settings.num_layers) for name in NAMES]
+    sites = [Site(layer, name) for layer in range(model.settings.num_layers) for name in names_of(model.settings)]
     h, captured = model.blocks(
         model.embed(jnp.asarray(tokens), positions),
         0,
