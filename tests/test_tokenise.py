@@ -1,5 +1,6 @@
 """The first stage, from settings to token stores: what is done is written down, what is wrong is one line."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -135,3 +136,18 @@ def test_two_processes_make_the_stores_of_one(tmp_path, texts):
     two = [TokenStore.open(tmp_path / "two" / "tokens" / part) for part in ("train", "held_out")]
     assert [store.fingerprint for store in one] == [store.fingerprint for store in two]
     assert not (tmp_path / "two" / "tokens" / "portions").exists()
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_documents_in_rows_of_their_own(tmp_path, texts):
+    """Rows with padding go through all stages."""
+    long = tmp_path / "lines.jsonl"
+    lines = [line for path in sorted(texts.iterdir()) for line in path.read_text().split("\n\n") if line.strip()]
+    records(long, *lines)
+    changes = {"text__packing": "one_document", "text__prepend_bos": "always", "activations__rows": 4096}
+    pipeline.run(config.parse(tiny_run.configuration(long, **changes)), tmp_path / "run")
+    with open(tmp_path / "run" / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and all(row["status"] == "ok" and 0 < float(row["ce_clean"]) < 9 for row in rows)
+    store = TokenStore.open(tmp_path / "run" / "tokens" / "held_out")
+    assert (store.documents_of(np.arange(store.num_sequences)) < 0).any()
