@@ -4,6 +4,7 @@ What a stage makes is published whole (`artifacts.py`) with the plain values and
 from; a stage that finds its artifact there, made from the same, has nothing to do.
 """
 
+import contextlib
 import functools
 import json
 import platform
@@ -119,6 +120,8 @@ def train(job: Job) -> None:
     sites = job.sites
     batches = Batches(job.activations, sites, settings.batch_size, config.seed, sharding=batch_sharding(job.mesh))
     with (
+        # Closed whatever happens, Ctrl-C while the statistics are made included: it would finish its superblock first.
+        contextlib.closing(job.producer) if job.producer else contextlib.nullcontext(),
         Checkpoints(
             job.workdir / "checkpoints",
             every=settings.checkpoint_every,
