@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from tqdm import tqdm
 
 from gsae.evaluation.batches import Batch, batches, choose_sequences
@@ -105,7 +105,7 @@ def evaluate(
     work = list(_runs_of_members(pending))
     total = sum(len(run) for _, run in work) * len(sequences) * token_store.context_length
     bar = tqdm(total=total, unit="token", unit_scale=True, desc="evaluate", disable=not progress)
-    with bar, jax.set_mesh(one_device()):
+    with bar, jax.set_mesh(_mesh_of(state)):
         for site, run in work:
             arms = _Arms(graph, state, site, run, zero_convention, token_store.num_documents)
             for batch in batches(token_store, sequences, batch_size):
@@ -200,6 +200,13 @@ class _Arms:
 def one_device() -> Mesh:
     """A mesh that hides the surrounding one (training's), whose explicit axes a language model cannot run under."""
     return jax.make_mesh((1,), ("evaluation",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1])
+
+
+def _mesh_of(state: Any) -> Mesh:
+    """The mesh that the model's parameters are split over; one device where they are not."""
+    sharding = jax.tree.leaves(state)[0].sharding
+    split = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
+    return sharding.mesh if split else one_device()
 
 
 def _runs_of_members(members: Sequence[Member]) -> Iterator[tuple[Site, list[Member]]]:

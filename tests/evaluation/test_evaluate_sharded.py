@@ -4,12 +4,14 @@ import types
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 
 from gsae.autoencoders.registry import architecture
 from gsae.evaluation.evaluate import Member, evaluate
 from gsae.language_models.families import family_of
+from gsae.language_models.loading import load_language_model
 from gsae.language_models.transformer import Transformer
 from gsae.mesh import make_mesh
 
@@ -46,3 +48,18 @@ def test_the_mesh_of_training_changes_nothing():
     expected = metrics(plain)
     with jax.set_mesh(mesh):
         assert metrics(spread) == expected
+
+
+@pytest.mark.slow
+def test_a_language_model_that_is_split_over_devices_judges_alike():
+    made = architecture("gated")
+    member = Member("a", "mlp_out.1", made.initialise(jax.random.key(0), 128, 64, made.Options()))
+
+    def metrics(language_model):
+        return evaluate(language_model, Held(), [member], tokens=0, batch_size=4, progress=False)[0].metrics
+
+    expected = metrics(load_language_model("bundled"))
+    mesh = make_mesh(data=2, feature=4)
+    with jax.set_mesh(mesh):  # training's
+        found = metrics(load_language_model("bundled", mesh=mesh))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
