@@ -42,9 +42,8 @@ def get_config() -> ConfigDict:
     # "bundled", a directory, or a hub id such as "EleutherAI/pythia-70m"; "" for none, with rows from elsewhere
     config.language_model.name = "bundled"
     config.language_model.revision = "main"  # of a hub id: branch, tag or commit; the workdir keeps the commit it meant
-    config.language_model.dtype = (
-        "float32"  # of parameters and pass: | "bfloat16" | "float16" | "file": what the file has
-    )
+    config.language_model.dtype = "float32"  # parameters and pass: | "bfloat16" | "float16" | "file": as in the file
+    config.language_model.parts = 1  # devices that share one copy of its parameters, where one cannot hold them
 
     config.text = ConfigDict()
     config.text.source = "python_standard_library"  # | "files" | "hugging_face"

@@ -43,6 +43,7 @@ class LanguageModelSettings:
     name: str = anything()
     revision: str = text()
     dtype: str = one_of("float32", "bfloat16", "float16", "file")
+    parts: int = positive(operational=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from gsae.activations.rows import Rows
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
 from gsae.language_models.sites import Site
-from gsae.mesh import make_mesh
+from gsae.mesh import make_mesh, split_over
 from gsae.text.tokens import TokenStore
 from gsae.training.groups import Group, Point, group_points
 from gsae.training.sinks import require_wandb
@@ -59,9 +59,9 @@ class Job:
         if (self.workdir / SECONDS).exists():
             self.seconds = json.loads((self.workdir / SECONDS).read_text())
         if self.has_language_model:
-            model = self.language_model
-            pinned = {"name": model.name, "commit": model.commit, "fingerprint": model.fingerprint}
-            artifacts.write_json(self.workdir / LANGUAGE_MODEL, pinned)
+            from gsae.language_models.pinned import pin
+
+            pin(self.workdir / LANGUAGE_MODEL, self.language_model)
         artifacts.write_json(recorded, schema.plain(self.config))
 
     @functools.cached_property
@@ -101,6 +101,9 @@ class Job:
         if jax.process_count() > 1:
             allowed = f"works in one process, and there are {jax.process_count()}: harvest to a store"
             raise SettingError("config.activations.source", "live", allowed)
+        if self.config.language_model.parts > 1:  # two threads' collectives on the same devices can wait for each other
+            allowed = "must be 1 while config.activations.source is live"
+            raise SettingError("config.language_model.parts", self.config.language_model.parts, allowed)
         activations = self.config.activations
         needs = live_needs(
             self.language_model,
@@ -124,16 +127,12 @@ class Job:
     @functools.cached_property
     def language_model(self) -> Any:
         """The language model under study: the very one that the workdir was made with, also when a branch has moved."""
-        from gsae.language_models.loading import load_language_model
+        from gsae.language_models.pinned import load_pinned
 
-        settings, recorded = self.config.language_model, self.workdir / LANGUAGE_MODEL
-        before = json.loads(recorded.read_text()) if recorded.exists() else {}
-        revision = before.get("commit") or settings.revision
-        model = load_language_model(settings.name, settings.dtype, revision=revision)
-        if before and before["fingerprint"] != model.fingerprint:
-            allowed = "its files have changed since this workdir was made; restore them, or choose another --workdir"
-            raise SettingError("config.language_model.name", settings.name, allowed)
-        return model
+        settings = self.config.language_model
+        devices = split_over(self.language_model_devices, settings.parts) if settings.parts > 1 else None
+        record = self.workdir / LANGUAGE_MODEL
+        return load_pinned(record, settings.name, settings.dtype, devices, revision=settings.revision)
 
     @property
     def has_language_model(self) -> bool:

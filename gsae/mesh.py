@@ -1,6 +1,9 @@
 """The one device mesh and the names of its axes. A leaf: any room may import it."""
 
+from collections.abc import Sequence
+
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from gsae.errors import SettingError
@@ -49,3 +52,16 @@ def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1, reserved: int = 0
 def automatic(mesh: Mesh) -> Mesh:
     """The same devices and axes for programs that explicit axes refuse: the compiler carries the shardings through."""
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def split_over(devices: Sequence[jax.Device], parts: int) -> Mesh:
+    """A mesh with automatic axes on which every `parts` devices share one copy of a language model.
+
+    Raises:
+        SettingError: when the devices do not divide by `parts`.
+    """
+    if len(devices) % parts:
+        allowed = f"must divide the {len(devices)} devices that the language model runs on in each process"
+        raise SettingError("config.language_model.parts", parts, allowed)
+    grid = np.asarray(devices).reshape(-1, parts)
+    return Mesh(grid, (DATA, FEATURE), axis_types=(AxisType.Auto,) * 2)

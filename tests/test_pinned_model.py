@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import tiny_run
+from jax.sharding import PartitionSpec
 
 from gsae import config
+from gsae.activations.capture import place
 from gsae.errors import SettingError
 from gsae.job import Job
-from gsae.language_models import hub, loading
+from gsae.language_models import hub, loading, pinned
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def test_changed_files_are_noticed(prepared, tmp_path):
     path = tmp_path / "model" / "tokenizer.json"
     path.write_text(path.read_text() + "\n")
     with pytest.raises(
-        SettingError, match=r"config\.language_model\.name = .*have changed since this workdir was made"
+        SettingError, match=r"config\.language_model\.name = .*have changed since .*language_model.json"
     ):
         prepared()
 
@@ -44,12 +46,12 @@ def test_a_moved_branch_is_not_followed(prepared, tmp_path, monkeypatch):
     newest = ["1" * 40]
     original = loading.load_language_model
 
-    def load(name, dtype, *, revision):
+    def load(name, dtype, mesh, *, revision):
         asked.append(revision)
-        model = original(name, dtype)
+        model = original(name, dtype, mesh)
         return dataclasses.replace(model, commit=newest[0] if revision == "main" else revision)
 
-    monkeypatch.setattr(loading, "load_language_model", load)
+    monkeypatch.setattr(pinned, "load_language_model", load)
     assert prepared().language_model.commit == "1" * 40
     newest[0] = "2" * 40
     assert prepared().language_model.commit == "1" * 40
@@ -59,3 +61,15 @@ def test_a_moved_branch_is_not_followed(prepared, tmp_path, monkeypatch):
     assert Path(recorded["name"]) == tmp_path / "model"
     with pytest.raises(SettingError, match=r"config\.language_model\.revision = 'step1'"):
         prepared(language_model__revision="step1")
+
+
+def test_its_parameters_are_split_where_the_settings_say(prepared):
+    with pytest.raises(SettingError, match=r"config\.language_model\.parts = 3: must divide the 2 devices"):
+        prepared(mesh__data=2, language_model__parts=3)
+    with pytest.raises(SettingError, match=r"config\.language_model\.parts = 2: must be 1 while .* live"):
+        prepared(mesh__data=2, language_model__parts=2, activations__source="live")
+    job = prepared(mesh__data=4, language_model__parts=2)
+    kernel = job.language_model.model.layers[0].mlp.up.kernel[...]
+    assert kernel.sharding.spec == PartitionSpec(None, "feature")
+    assert dict(kernel.sharding.mesh.shape) == {"data": 2, "feature": 2}
+    assert len(place(job.language_model.model).batch.device_set) == 4
