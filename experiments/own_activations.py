@@ -16,9 +16,10 @@ float32, float16 or bfloat16; several sites must have the same tokens in the sam
     gsae.import_rows(batches, "rows", site="my_site", superblock_rows=16_384)
 
 and used with --config.activations.store=rows; experiments/own_activations.ipynb shows it with torch. All settings are
-those of experiments/pareto_sweep.py but what is below: it needs 164,000 rows for the defaults, about as much disk as
-the rows in bfloat16, and, with 512 features and rows of width 128, about four minutes on 2 cores. Sparsity coefficients
-are for rows scaled to a mean squared norm of one, whatever they were; look at L0 in the results and move them.
+those of experiments/pareto_sweep.py but what is below. It needs at least 18,300 rows (a superblock, after a tenth is
+held out), as much disk again as the rows take in bfloat16, and for rows of width 128 the front door's time to train
+(about three and a half minutes on 2 cores). Rows are scaled to a mean squared norm of one, whatever it was, but the
+sparsity coefficients are those of another site: look at L0 in the results and move them.
 """
 
 from ml_collections import ConfigDict
