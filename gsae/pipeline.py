@@ -98,7 +98,10 @@ def _import_rows(job: Job) -> None:
 
     settings, made = job.config.activations, job.rows_are_imported
     if settings.paths and (settings.store or not made):  # the workdir's own are what its config.json says
-        import_tables(job.rows.of(job.sites), job.store_path, **recipe.imported_rows(job.config))
+        if jax.process_index() == 0:
+            import_tables(job.rows.of(job.sites), job.store_path, **recipe.imported_rows(job.config))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("imported")
     elif not settings.paths:
         recipe.check_imported(job.config, job.activations.identity.dtype, job.activations.superblock_rows)
     evaluation = job.config.evaluation

@@ -11,6 +11,7 @@ import numpy as np
 from gsae import artifacts
 from gsae.activations.row_files import SETTING, Table, find_tables
 from gsae.activations.store import PROVENANCE
+from gsae.activations.superblocks import GRADIENT
 from gsae.errors import SettingError
 
 SAFE = re.compile(r"[A-Za-z0-9_.+-]+")  # names of sites are names of directories
@@ -126,6 +127,9 @@ def check_site_name(site: str, setting: str) -> None:
     Raises:
         SettingError: naming the setting.
     """
-    if not SAFE.fullmatch(site) or site in (*PROVENANCE, ".", ".."):
-        allowed = f"names of sites are made of letters, digits and . _ + -, and are none of {', '.join(PROVENANCE)}"
+    if not SAFE.fullmatch(site) or site in (*PROVENANCE, ".", "..") or site.endswith(GRADIENT):
+        allowed = (
+            "names of sites are made of letters, digits and . _ + -, do not end in "
+            f"{GRADIENT}, and are none of {', '.join(PROVENANCE)}"
+        )
         raise SettingError(setting, site, allowed)

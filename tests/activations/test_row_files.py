@@ -127,6 +127,7 @@ def test_nothing_and_unsafe_names_and_unequal_sites_are_refused(tmp_path):
     with pytest.raises(SettingError, match=r"config\.sweep = 'c': the rows have the sites a, b"):
         rows.of(("c",))
     assert rows.of(("b",)).rows == 7
-    save_file({"a/b": numbers(8, 4)}, tmp_path / "x.safetensors")
-    with pytest.raises(SettingError, match=r"'a/b': names of sites are made of"):
-        Rows.open([str(tmp_path)])
+    for name in ("a/b", "token_id", "a.gradient"):
+        save_file({name: numbers(8, 4)}, tmp_path / "x.safetensors")
+        with pytest.raises(SettingError, match=rf"'{name}': names of sites are made of"):
+            Rows.open([str(tmp_path)])
