@@ -122,11 +122,14 @@ def test_processes_share_the_work_without_overlap(tmp_path, source, plan, proces
     count = encode(tmp_path / "one", source, plan)
     whole = bytes_of_stores(tmp_path / "one", count, tmp_path / "of_one")
     encoded = []
-    for index in (*range(1, processes), 0):  # in whatever order
+    order = [*range(1, processes), 0]  # whichever comes first
+    for position, index in enumerate(order):
         seen = []
         batch = lambda texts, seen=seen: seen.extend(texts) or encode_batch(texts)  # noqa: E731
         assert encode(tmp_path / "many", source, plan, batch, (index, processes)) == count
         encoded += seen
+        there = {int(path.name) for path in (tmp_path / "many").iterdir()}
+        assert there == {k for k in range(count) if k % processes in order[: position + 1]}
     assert sorted(encoded) == sorted(document.text for document in source.read())
     assert bytes_of_stores(tmp_path / "many", count, tmp_path / "of_many") == whole
 
