@@ -15,7 +15,7 @@ from gsae.activations.row_import import HELD_OUT, TRAIN
 from gsae.activations.rows import Rows
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
-from gsae.language_models.sites import Site
+from gsae.language_models.sites import Site, names_of
 from gsae.mesh import make_mesh, split_over
 from gsae.text.tokens import TokenStore
 from gsae.training.groups import Group, Point, group_points
@@ -143,7 +143,8 @@ class Job:
     def points(self) -> list[Point]:
         """The points of the sweep."""
         if self.has_language_model:
-            check = functools.partial(recipe.site_of_layers, self.language_model.settings.num_layers)
+            settings = self.language_model.settings
+            check = functools.partial(recipe.site_of_layers, settings.num_layers, names_of(settings))
         else:
             sites = self.activations.sites if self.rows_are_imported else self.rows.sites
             check = functools.partial(recipe.site_of_rows, sites)

@@ -48,9 +48,11 @@ def points(config: Config, check_site: Callable[[str], str]) -> list[Point]:
     return found
 
 
-def site_of_layers(num_layers: int, site: str) -> str:
-    """The site of a language model with so many layers; ValueError where there is no such site."""
+def site_of_layers(num_layers: int, names: Sequence[str], site: str) -> str:
+    """The site of a language model with so many layers, each with sites of these names; ValueError for any other."""
     parsed = Site.parse(site)
+    if parsed.name not in names:
+        raise ValueError(f"the layers of the language model have no such site, but {', '.join(names)}")
     if parsed.layer >= num_layers:
         raise ValueError(f"the language model has layers 0 to {num_layers - 1}")
     return str(parsed)

@@ -1,5 +1,8 @@
 """The tables that lead from a file's tensors to the parameters."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -70,6 +73,11 @@ def file_of(tensors):
 
 def test_every_family_has_a_configuration_here():
     assert set(CONFIGS) == set(FAMILIES)
+
+
+def test_the_readme_names_every_family():
+    table = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \| .* `\w+` \|", table, re.MULTILINE)) == set(FAMILIES)
 
 
 @families
@@ -154,6 +162,8 @@ def test_settings_that_follow_from_shipped_configurations():
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention = True"),
         ("gpt2", {"n_head": 3}, "n_head = 3"),
         ("gptj", {"rotary_dim": 3}, "rotary_dim = 3"),
+        ("gptj", {"rotary_dim": None}, "rotary_dim = 0"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ("gpt_neo", {"attention_types": [[["global"], 3]]}, "attention_types"),
         ("phi", {"partial_rotary_factor": 1.5}, "partial_rotary_factor = 1.5"),
         ("transformer_lens", {"act_fn": "gelu_7"}, "act_fn = gelu_7"),

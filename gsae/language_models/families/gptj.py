@@ -15,9 +15,9 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     reader.ignore(*IGNORED)
     reader.choice("rotary", True, {True: True})
     reader.choice("scale_attn_weights", True, {True: True})
-    width, rotary_width = reader.count("n_embd"), reader.count("rotary_dim", 64)
+    width, rotary_width = reader.count("n_embd"), reader.count_or_none("rotary_dim", 64) or 0
     heads = read_plain_heads(width, reader.count("n_head"), "n_head")
-    if rotary_width % 2 or rotary_width > heads["head_width"]:
+    if rotary_width % 2 or not 0 < rotary_width <= heads["head_width"]:
         raise refused("rotary_dim", rotary_width, f"must be an even part of a head's {heads['head_width']} numbers")
     rotary = RotarySettings(rotary_width, 10000.0, interleaved=True)
     attention = AttentionSettings(**heads, rotary=rotary, qkv_bias=False, out_bias=False)

@@ -18,7 +18,7 @@ def read_rotary(
     base_key: str = "rope_theta",
     base: float = 10000.0,
     fraction_key: str = "partial_rotary_factor",
-    fraction: float = 1.0,
+    fraction: float | None = None,
 ) -> RotarySettings | None:
     """The rotary settings of a model whose layers all rotate alike; None when nothing is rotated.
 
@@ -32,18 +32,20 @@ def read_rotary(
         base_key: the older key of the base.
         base: the family's default.
         fraction_key: the older key of the part of a head's numbers that is rotated.
-        fraction: the family's default.
+        fraction: the family's default; None: it always rotates whole heads.
     """
     section = "rope_parameters" if reader.config.get("rope_parameters") else "rope_scaling"
     reader.ignore("rope_parameters")
     rope = reader.section(section)
     base = float(rope.number("rope_theta", reader.number(base_key, base)))
-    fraction = rope.number("partial_rotary_factor", reader.number(fraction_key, fraction))
+    rotated = rope.number("partial_rotary_factor", reader.number(fraction_key, 1.0 if fraction is None else fraction))
+    if fraction is None and rotated != 1:
+        raise refused(fraction_key, rotated, "is not implemented for this family, which rotates whole heads")
     scaling = read_scaling(rope, context_length)
     rope.finish()
-    width = int(head_width * fraction)
-    if width % 2 or fraction > 1:
-        raise refused(fraction_key, fraction, f"must rotate an even part of a head's {head_width} numbers")
+    width = int(head_width * rotated)
+    if width % 2 or rotated > 1:
+        raise refused(fraction_key, rotated, f"must rotate an even part of a head's {head_width} numbers")
     return RotarySettings(width=width, base=base, scaling=scaling) if width else None
 
 
