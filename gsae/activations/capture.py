@@ -18,7 +18,7 @@ from gsae.activations.gradients import site_gradients
 from gsae.errors import RunError
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site, last_layer
-from gsae.mesh import DATA
+from gsae.mesh import DATA, automatic
 
 DTYPES = {"bfloat16": jnp.dtype(jnp.bfloat16), "float32": jnp.dtype(jnp.float32)}
 
@@ -84,11 +84,8 @@ def place(model: Any, devices: Sequence[jax.Device] | None = None) -> Placement:
     split = [leaf.sharding for leaf in leaves if not leaf.sharding.is_fully_replicated]
     if not all(sharding.is_fully_addressable for sharding in split):
         raise RunError("the language model is split over several processes; each has to hold all of it to harvest")
-    mesh = (  # without explicit axes: lookups in the embedding refuse them
-        Mesh(split[0].mesh.devices, split[0].mesh.axis_names)
-        if split
-        else Mesh(np.asarray(devices or jax.local_devices()[:1]), (DATA,))
-    )
+    own_mesh = Mesh(np.asarray(devices or jax.local_devices()[:1]), (DATA,))
+    mesh = automatic(split[0].mesh if split else own_mesh)  # lookups in the embedding refuse explicit axes
 
     def spec(leaf: jax.Array) -> PartitionSpec:
         return leaf.sharding.spec if split and isinstance(leaf.sharding, NamedSharding) else PartitionSpec()
