@@ -1,0 +1,29 @@
+"""A whole run with the language model's parameters split over devices, beside one on a single device."""
+
+import csv
+
+import numpy as np
+import pytest
+import tiny_run
+
+from gsae import config, pipeline
+from gsae.activations.store import ActivationStore
+
+
+@pytest.mark.slow
+def test_a_split_language_model_gives_the_same_rows_and_judgement(tmp_path):
+    texts = tiny_run.documents(tmp_path / "texts")
+    stores, results = [], []
+    for parts, devices in ((1, 1), (2, 4)):
+        values = tiny_run.configuration(texts, mesh__data=devices, language_model__parts=parts, training__steps=12)
+        workdir = tmp_path / f"run{parts}"
+        pipeline.run(config.parse(values), workdir)
+        stores.append(ActivationStore.open(workdir / "activations"))
+        with open(workdir / "results.csv", newline="") as file:
+            results.append(list(csv.DictReader(file)))
+    [site] = stores[0].sites
+    one, two = (np.asarray(store.read(site, 0), np.float32) for store in stores)
+    np.testing.assert_allclose(two, one, atol=0.02 * np.abs(one).max())  # rows are bfloat16
+    for alone, shared in zip(*results, strict=True):
+        assert alone["point"] == shared["point"]
+        assert float(shared["loss_recovered"]) == pytest.approx(float(alone["loss_recovered"]), abs=0.02)
