@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     config.activations.store = ""  # source "store": its directory; "": <workdir>/activations. Runs may share it
 
     config.sae = ConfigDict()
-    config.sae.width = 512  # features of a point whose width_factor is 1
+    config.sae.width = 256  # features of a point whose width_factor is 1
     config.sae.normalisation = "mean_squared_norm"  # inputs scaled to unit mean squared norm; | "none"
     config.sae.decoder_bias = "zeros"  # initial b_dec: "zeros" | "mean" of the activations
     config.sae.compute_dtype = "auto"  # of the large products: "float32" | "bfloat16"; "auto": float32 on CPU only
@@ -96,7 +96,7 @@ def get_config() -> ConfigDict:
     config.sweep.gated.architecture = "gated"  # one of those in gsae/autoencoders/registry.py
     config.sweep.gated.sites = ("attn_z.1",)  # name.layer: resid_pre, resid_mid, resid_post, attn_z, attn_out, ...
     config.sweep.gated.width_factor = 1.0  # features = width_factor * config.sae.width
-    config.sweep.gated.sparsity_coefficients = (0.08, 0.25, 0.55, 1.5)  # weight of the L1 penalty, sum-of-squares loss
+    config.sweep.gated.sparsity_coefficients = (0.04, 0.3, 0.55, 1.05)  # weight of the L1 penalty, sum-of-squares loss
     config.sweep.gated.learning_rates = (4e-3,)  # peak of the schedule, Adam
     config.sweep.gated.seeds = (0,)  # of the initialisation
     config.sweep.gated.options = ConfigDict()
@@ -111,7 +111,7 @@ def get_config() -> ConfigDict:
     config.sweep.standard.architecture = "standard"
     config.sweep.standard.sites = ("attn_z.1",)
     config.sweep.standard.width_factor = 1.5  # the paper's compute matching: 5 products of 1.5x against 7
-    config.sweep.standard.sparsity_coefficients = (0.06, 0.15, 0.35, 0.65)
+    config.sweep.standard.sparsity_coefficients = (0.035, 0.14, 0.3, 0.6)
     config.sweep.standard.learning_rates = (8e-3,)
     config.sweep.standard.seeds = (0,)
     config.sweep.standard.options = ConfigDict()
@@ -120,23 +120,23 @@ def get_config() -> ConfigDict:
     config.sweep.standard.options.decoder_transpose_init = True
 
     config.training = ConfigDict()
-    config.training.steps = 6400  # updates of every point
-    config.training.batch_size = 512  # rows a step
+    config.training.steps = 20_480  # updates of every point
+    config.training.batch_size = 256  # rows a step
     config.training.beta2 = 0.999  # Adam's second moment; beta1 is 0, as in the paper
     config.training.epsilon = 1e-8  # Adam's
     config.training.warmup = "400 steps"  # of the learning rate
     config.training.warmup_shape = "linear"  # | "cosine" (from 0.1 of the learning rate)
-    config.training.decay = "cosine"  # | "linear" | "constant"
-    config.training.decay_start = "400 steps"  # where it begins to fall
+    config.training.decay = "linear"  # | "cosine" | "constant"
+    config.training.decay_start = "75%"  # where it begins to fall
     config.training.decay_to = 0.0  # share of the learning rate at the end
-    config.training.sparsity_warmup = "1000 steps"  # the sparsity coefficient rises linearly from 0
+    config.training.sparsity_warmup = "2000 steps"  # the sparsity coefficient rises linearly from 0
     config.training.dead_window = "100_000 tokens"  # a feature silent for so long is dead
     config.training.resampling = ConfigDict()
     # when dead features are revived; none in the last quarter of the run
-    config.training.resampling.at = ("30%", "50%", "65%", "75%")  # durations; () for never
+    config.training.resampling.at = ("20%", "40%", "60%")  # durations; () for never
     config.training.resampling.inputs = 16_384  # rows scored for candidates
     config.training.resampling.rewarmup = "400 steps"  # the learning rate falls to 0.1x and returns along a cosine
-    config.training.checkpoint_every = 1000  # steps; 0: only at the end
+    config.training.checkpoint_every = 4000  # steps; 0: only at the end
     config.training.keep_checkpoints = 2  # the newest so many stay
 
     config.evaluation = ConfigDict()
@@ -146,11 +146,11 @@ def get_config() -> ConfigDict:
     config.evaluation.zero_ablation = "masked"  # what the zero arm sets to zero: the rows that count, | "all_positions"
     config.evaluation.bootstrap_samples = 1000  # resamplings of documents behind each standard error
     config.evaluation.baseline = "standard"  # the architecture that the others' L0 is compared with
-    config.evaluation.every = 2500  # steps between the quick evaluations that redraw frontier.png; 0: none
+    config.evaluation.every = 10_000  # steps between the quick evaluations that redraw frontier.png; 0: none
     config.evaluation.quick_tokens = 8_192  # held-out tokens of a quick evaluation
 
     config.logging = ConfigDict()
-    config.logging.every = 50  # steps
+    config.logging.every = 100  # steps
     config.logging.tensorboard = True  # event files in <workdir>/logs
     config.logging.wandb_project = ""  # a Weights & Biases project; "": do not log there
     return config
