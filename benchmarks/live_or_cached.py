@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gsae import config as schema
 from gsae import recipe
 from gsae.activations.live import GENERATIONS
-from gsae.language_models.sites import Site
+from gsae.language_models.sites import NAMES, Site
 from gsae.mesh import make_mesh
 from gsae.throughput import PEAKS, count_flops
 from gsae.training.groups import Point, group_points
@@ -160,7 +160,7 @@ def compare(
 
 def points_of(config: schema.Config, model: Model) -> list[Point]:
     """The points of an experiment on a model."""
-    return recipe.points(config, functools.partial(recipe.site_of_layers, model.num_layers))
+    return recipe.points(config, functools.partial(recipe.site_of_layers, model.num_layers, NAMES))
 
 
 def training_flops(config: schema.Config, model: Model) -> float:

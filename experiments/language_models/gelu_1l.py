@@ -15,13 +15,13 @@ below one, gated with gamma near one. Any other number of chips, GPUs included: 
 
 from ml_collections import ConfigDict
 
-from experiments.language_models.starting_point import starting_point
+from experiments.language_models.starting_point import C4, starting_point
 
 
 def get_config() -> ConfigDict:
     """The experiment."""
     config = starting_point(
-        "NeelNanda/GELU_1L512W_C4_Code", "mlp_act.0", width=16_384, context_length=128, rows=1_228_800_000
+        "NeelNanda/GELU_1L512W_C4_Code", "mlp_act.0", C4, width=16_384, context_length=128, rows=1_228_800_000
     )
-    config.text.name, config.text.configuration = "allenai/c4", "en"
+    config.text.prepend_bos = "always"  # as the model was trained
     return config

@@ -15,9 +15,11 @@ below one, gated with gamma near one. Any other number of chips, GPUs included: 
 
 from ml_collections import ConfigDict
 
-from experiments.language_models.starting_point import starting_point
+from experiments.language_models.starting_point import PILE, starting_point
 
 
 def get_config() -> ConfigDict:
     """The experiment."""
-    return starting_point("google/gemma-2-2b", "resid_post.12", width=16_384, context_length=1024, rows=1_638_400_000)
+    return starting_point(
+        "google/gemma-2-2b", "resid_post.12", PILE, width=16_384, context_length=1024, rows=1_638_400_000
+    )

@@ -15,11 +15,13 @@ below one, gated with gamma near one. Any other number of chips, GPUs included: 
 
 from ml_collections import ConfigDict
 
-from experiments.language_models.starting_point import starting_point
+from experiments.language_models.starting_point import OPEN_WEB_TEXT, starting_point
 
 
 def get_config() -> ConfigDict:
     """The experiment."""
-    config = starting_point("openai-community/gpt2", "resid_pre.8", width=24_576, context_length=1024, rows=300_000_000)
-    config.text.name = "Skylion007/openwebtext"
+    config = starting_point(
+        "openai-community/gpt2", "resid_pre.8", OPEN_WEB_TEXT, width=24_576, context_length=1024, rows=300_000_000
+    )
+    config.text.prepend_bos = "always"  # as its SAEs in the literature are trained
     return config

@@ -21,7 +21,6 @@ from experiments.language_models.starting_point import FINEWEB, starting_point
 def get_config() -> ConfigDict:
     """The experiment."""
     config = starting_point(
-        "meta-llama/Llama-3.2-1B", "resid_post.8", width=32_768, context_length=1024, rows=1_000_000_000
+        "meta-llama/Llama-3.2-1B", "resid_post.8", FINEWEB, width=32_768, context_length=1024, rows=1_000_000_000
     )
-    config.text.name, config.text.configuration = FINEWEB
     return config

@@ -18,7 +18,7 @@ below one, gated with gamma near one. Any other number of chips, GPUs included: 
 
 from ml_collections import ConfigDict
 
-from experiments.language_models.starting_point import starting_point
+from experiments.language_models.starting_point import PILE, starting_point
 
 SIZES = {  # layers, features: about 16 times the width of the residual stream, 32768 at 2.8B as in 2404.16014
     "70m": (6, 8192),
@@ -39,6 +39,7 @@ def get_config(size: str = "70m") -> ConfigDict:
     return starting_point(
         f"EleutherAI/pythia-{size}",
         f"resid_post.{layers // 2}",
+        PILE,
         width=features,
         context_length=2048,
         rows=ROWS.get(size, 1_638_400_000),

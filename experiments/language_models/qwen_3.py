@@ -28,9 +28,9 @@ def get_config(size: str = "1.7B") -> ConfigDict:
     config = starting_point(
         f"Qwen/Qwen3-{size}-Base",
         f"resid_post.{layers // 2}",
+        FINEWEB,
         width=16 * width,
         context_length=1024,
         rows=1_000_000_000,
     )
-    config.text.name, config.text.configuration = FINEWEB
     return config

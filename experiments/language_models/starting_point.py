@@ -8,21 +8,37 @@ mean squared norm, and no frontier of these models has been seen with them: look
 (`--config.training.steps=5000`), then move them.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from experiments import pareto_sweep
 
 BATCH = 4096
-PILE = "monology/pile-uncopyrighted"  # the Pile without what was taken down; `text`, no configuration
-FINEWEB = ("HuggingFaceFW/fineweb", "sample-10BT")
 
 
-def starting_point(model: str, site: str, *, width: int, context_length: int, rows: int) -> ConfigDict:
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A data set on the hub, and how many tokens of a document one may count on (ours: a low guess, to take enough)."""
+
+    name: str
+    configuration: str
+    tokens: int
+
+
+PILE = Text("monology/pile-uncopyrighted", "", 1000)  # without what was taken down; its files need `zstandard`
+OPEN_WEB_TEXT = Text("Skylion007/openwebtext", "", 800)
+FINEWEB = Text("HuggingFaceFW/fineweb", "sample-10BT", 500)
+C4 = Text("allenai/c4", "en", 350)
+
+
+def starting_point(model: str, site: str, text: Text, *, width: int, context_length: int, rows: int) -> ConfigDict:
     """Gated against standard at one site of a published model.
 
     Args:
         model: hub id.
         site: `name.layer`.
+        text: what the model reads.
         width: features of the gated autoencoders.
         context_length: tokens a row of text.
         rows: activations that each point sees, once; rounded down to whole superblocks.
@@ -31,9 +47,11 @@ def starting_point(model: str, site: str, *, width: int, context_length: int, ro
     config.language_model.name = model
     config.language_model.dtype = "bfloat16"
     config.text.source = "hugging_face"
-    config.text.name = PILE
+    config.text.name, config.text.configuration = text.name, text.configuration
+    config.text.max_documents = rows // text.tokens  # tokenising ends there
+    config.text.shuffle_buffer = 10_000
     config.text.context_length = context_length
-    config.text.held_out_fraction = 0.01
+    config.text.held_out_fraction = 0.005
 
     config.activations.source = "live"  # most of these would fill terabytes
     config.activations.superblock_rows = 1 << 20  # the shuffle buffer of the Gated SAE paper

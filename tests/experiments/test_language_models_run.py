@@ -27,6 +27,7 @@ TINY = {  # config.json of the families, but for the number of layers
     "gelu_1l": {
         "d_model": 12, "d_head": 6, "n_heads": 2, "d_mlp": 20, "n_ctx": 64, "d_vocab": VOCABULARY, "n_layers": 1,
         "act_fn": "gelu", "normalization": "LN", "tokenizer_name": "NeelNanda/gpt-neox-tokenizer-digits",
+        "bos_token_id": 0,
     },
     "gpt2": {
         "model_type": "gpt2", "vocab_size": VOCABULARY, "n_embd": 12, "n_head": 2, "n_positions": 64,
