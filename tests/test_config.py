@@ -79,7 +79,7 @@ def test_only_operational_settings_may_change():
     schema.refuse_changes(old, config.parse(change("logging.every", 7)))
     schema.refuse_changes(old, config.parse(change("mesh.data", 2)))
     schema.refuse_changes(old, config.parse(change("evaluation.tokens", 1000)))
-    with pytest.raises(SettingError, match=r"config\.sae\.width = 2048: this workdir was made with 512"):
+    with pytest.raises(SettingError, match=r"config\.sae\.width = 2048: this workdir was made with 256"):
         schema.refuse_changes(old, config.parse(change("sae.width", 2048)))
     with pytest.raises(SettingError, match=r"config\.training\.resampling\.inputs"):
         schema.refuse_changes(old, config.parse(change("training.resampling.inputs", 5)))
