@@ -109,11 +109,11 @@ def refuse_changes(old: Mapping[str, Any], config: Any) -> None:
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) == now.get(name):
             continue
-        was = repr(before[name]) if name in before else "without it"
+        made = f"with {before[name]!r}" if name in before else "without it"
         raise SettingError(
             name,
             now.get(name, "(absent)"),
-            f"this workdir was made with {was}; restore it, or choose another --workdir",
+            f"this workdir was made {made}; restore it, or choose another --workdir",
         )
 
 
