@@ -81,10 +81,10 @@ def test_only_operational_settings_may_change():
     schema.refuse_changes(old, config.parse(change("evaluation.tokens", 1000)))
     with pytest.raises(SettingError, match=r"config\.sae\.width = 2048: this workdir was made with 256"):
         schema.refuse_changes(old, config.parse(change("sae.width", 2048)))
-    new = schema.plain(config.parse(pareto_sweep.get_config()))
-    del new["text"]["packing"]
+    older = schema.plain(config.parse(pareto_sweep.get_config()))
+    del older["text"]["packing"]
     with pytest.raises(SettingError, match=r"config\.text\.packing = .*: this workdir was made without it;"):
-        schema.refuse_changes(new, config.parse(pareto_sweep.get_config()))
+        schema.refuse_changes(older, config.parse(pareto_sweep.get_config()))
     with pytest.raises(SettingError, match=r"config\.training\.resampling\.inputs"):
         schema.refuse_changes(old, config.parse(change("training.resampling.inputs", 5)))
 
