@@ -2,7 +2,7 @@
 
     python -m gsae.main --config=experiments/pareto_sweep.py
 
-takes a little under five minutes on 2 cores (train 226 s, evaluate 25, harvest 22, tokenise 5) and 0.4 GB of disk. It
+takes a little under five minutes on 2 cores (train 247 s, evaluate 26, harvest 16, tokenise 4) and 0.4 GB of disk. It
 trains 4 gated autoencoders of 256 features and 4 standard ones of 384 (0.117 and 0.126 GFLOP a step each) on the
 attention outputs before W_O of layer 1 (`attn_z.1`, the paper's attention site), 5.2 million rows in four epochs, and
 ends with the ratio of their L0 at equal loss recovered; expect 2.36, 2.20, 2.08 and 2.18 at .80, .85, .90 and .95
