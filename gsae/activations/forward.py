@@ -35,6 +35,34 @@ class Forward:
         sequences_run: how many sequences have gone through the model so far.
     """
 
+    @classmethod
+    def of(
+        cls,
+        language_model: LanguageModel,
+        token_store: TokenStore,
+        sites: Sequence[Site],
+        *,
+        superblock_rows: int,
+        max_rows: int | None = None,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+        batch_size: int = 0,
+        devices: Sequence[jax.Device] | None = None,
+        gradients: bool = False,
+    ) -> "Forward":
+        """That of the rows which `RowOrder` gives; what a store and a live run share, so that both have the same."""
+        order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
+        return cls(
+            language_model,
+            token_store,
+            order,
+            sites,
+            batch_size=batch_size,
+            dtype=dtype,
+            devices=devices,
+            gradients=gradients,
+        )
+
     def __init__(
         self,
         language_model: LanguageModel,

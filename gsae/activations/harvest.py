@@ -9,7 +9,6 @@ import jax
 
 from gsae.activations.account import Account, size
 from gsae.activations.forward import Forward
-from gsae.activations.order import RowOrder
 from gsae.activations.statistics import NotFinite
 from gsae.activations.writer import StoreWriter
 from gsae.errors import RunError
@@ -64,12 +63,13 @@ def harvest(
         SettingError: for a wrong setting, more rows than the text has, or a store begun with other settings.
         RunError: when the disk has no room, or an activation is not finite (naming the document).
     """
-    order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
-    forward = Forward(
+    forward = Forward.of(
         language_model,
         token_store,
-        order,
         sites,
+        superblock_rows=superblock_rows,
+        max_rows=max_rows,
+        seed=seed,
         batch_size=batch_size,
         dtype=dtype,
         devices=devices,

@@ -15,16 +15,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from gsae import artifacts
 from gsae.activations.forward import Forward
-from gsae.activations.order import RowOrder
 from gsae.activations.statistics import NotFinite, Sums, combined, finite_sums, sampled_superblocks
 from gsae.activations.store import sealed, unsealed
 from gsae.activations.superblocks import Statistics
@@ -85,28 +83,12 @@ class Live:
         sites: Sequence[Site],
         statistics_path: Path,
         *,
-        superblock_rows: int,
-        max_rows: int | None = None,
-        dtype: str = "bfloat16",
-        seed: int = 0,
-        batch_size: int = 32,
-        devices: Sequence[jax.Device] | None = None,
-        gradients: bool = False,
         statistics_rows: int = 0,
         progress: bool = True,
+        **rows: Any,
     ) -> "Live":
-        """The rows that `harvest` of the same arguments writes; see there. Raises the same SettingErrors."""
-        order = RowOrder(token_store, superblock_rows, seed, max_rows or None)
-        forward = Forward(
-            language_model,
-            token_store,
-            order,
-            sites,
-            batch_size=batch_size,
-            dtype=dtype,
-            devices=devices,
-            gradients=gradients,
-        )
+        """The rows that `harvest` of the same arguments writes; `rows` are those of `Forward.of`, which may refuse."""
+        forward = Forward.of(language_model, token_store, sites, **rows)
         return cls(forward, statistics_path, statistics_rows=statistics_rows, progress=progress)
 
     def width(self, site: str) -> int:

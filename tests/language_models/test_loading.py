@@ -135,8 +135,10 @@ def test_buffers_of_old_files_are_ignored_by_name(directory):
         tensors["gpt_neox.layers.0.attention.masked_bias"] = np.float32([-1e9])
         tensors["gpt_neox.layers.1.attention.rotary_emb.inv_freq"] = np.ones(1, np.float32)
 
+    tokens = np.array([[1, 2, 3]])
+    without = load_language_model(str(directory)).model(tokens)
     change_tensors(directory, add)
-    load_language_model(str(directory))
+    np.testing.assert_array_equal(load_language_model(str(directory)).model(tokens), without)
 
 
 def test_the_fingerprint_tells_weights_and_tokenizers_apart(directory):
