@@ -21,7 +21,7 @@ MOMENTS = {
     "encoded": ("tokens/portions/*/manifest.json", 1),
     "tokenise": ("tokens/*partial*", 1),
     "harvest": ("activations/**/*.json", 2),
-    "train": ("checkpoints/step-*/manifest.json", 1),
+    "train": ("checkpoints/step-*[0-9]/manifest.json", 1),
     "during a save": ("checkpoints/*partial*", 1),
     "evaluate": ("autoencoders/*/manifest.json", 4),
     "report": ("evaluation/*/manifest.json", 4),
@@ -31,7 +31,7 @@ MOMENTS = {
 # the same, for a run whose rows are made live
 LIVE_MOMENTS = {
     "statistics": ("statistics.json", 1),
-    "train": ("checkpoints/step-*/manifest.json", 1),
+    "train": ("checkpoints/step-*[0-9]/manifest.json", 1),
     "late": ("checkpoints/step-*18/manifest.json", 1),
     "during a save": ("checkpoints/*partial*", 1),
 }
@@ -39,7 +39,7 @@ LIVE = {"activations__source": "live"}
 # the same, for a run on rows from elsewhere
 ROWS_MOMENTS = {
     "import": ("activations/train/superblocks/*.json", 2),
-    "train": ("checkpoints/step-*/manifest.json", 1),
+    "train": ("checkpoints/step-*[0-9]/manifest.json", 1),
     "evaluate": ("evaluation/*/manifest.json", 1),
 }
 
@@ -130,7 +130,7 @@ def test_killed_while_rows_are_made_live_it_ends_as_the_store_does(moment, texts
 
 def test_begun_live_it_goes_on_from_a_store(texts, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
-    kill_when(texts, workdir, "checkpoints/step-*/manifest.json", 1, **LIVE)
+    kill_when(texts, workdir, "checkpoints/step-*[0-9]/manifest.json", 1, **LIVE)
     text = run_to_the_end(texts, workdir)
     assert "training resumes at step" in text and "rows live, the others were stored" in report_of(workdir)
     assert_same_results(workdir, uninterrupted)
@@ -143,7 +143,7 @@ def report_of(workdir):
 @pytest.mark.parametrize("source", [{}, LIVE], ids=["store", "live"])
 def test_a_terminated_run_says_so_and_goes_on(texts, uninterrupted, tmp_path, source):
     workdir = tmp_path / "run"
-    assert kill_when(texts, workdir, "checkpoints/step-*/manifest.json", 1, signal.SIGTERM, **source) == 75
+    assert kill_when(texts, workdir, "checkpoints/step-*[0-9]/manifest.json", 1, signal.SIGTERM, **source) == 75
     assert "the same command continues" in log_of(workdir)
     run_to_the_end(texts, workdir, **source)
     assert_same_results(workdir, uninterrupted)
