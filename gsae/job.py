@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gsae import artifacts, recipe, schema
 from gsae.activations.row_import import HELD_OUT, TRAIN
@@ -77,34 +78,38 @@ class Job:
         chosen = jax.devices()[-own:] if own else list(self.mesh.devices.flat)
         return [device for device in chosen if device.process_index == jax.process_index()]
 
-    def _fitting_sequences(self) -> int:
+    @functools.cached_property
+    def sequences_at_once(self) -> int:
+        """Sequences in one pass that makes rows live: as many in all processes, which share a superblock's batches."""
         from gsae.activations.capture import place
         from gsae.activations.fitting import fit
 
-        settings = self.config.activations
-        length = self.config.text.context_length
-        placement = place(self.language_model.model, self.language_model_devices)
-        most = -(-settings.superblock_rows // length)
-        return fit(
-            self.language_model.model,
-            self.language_model_sites,
-            placement,
-            length,
-            most,
-            settings.dtype,
-            settings.gradients,
-        ).sequences
+        settings, length = self.config.activations, self.config.text.context_length
+        sequences = settings.sequences_at_once
+        if not sequences:
+            placement = place(self.language_model.model, self.language_model_devices)
+            most = -(-settings.superblock_rows // length)
+            fitting = fit(
+                self.language_model.model,
+                self.language_model_sites,
+                placement,
+                length,
+                most,
+                settings.dtype,
+                settings.gradients,
+            )
+            sequences = fitting.sequences
+        if jax.process_count() > 1:
+            sequences = int(np.min(multihost_utils.process_allgather(np.int32(sequences))))
+        return sequences
 
     def _check_live(self) -> None:
         from gsae.memory import live_needs
 
-        if jax.process_count() > 1:
-            allowed = f"works in one process, and there are {jax.process_count()}: harvest to a store"
-            raise SettingError("config.activations.source", "live", allowed)
-        if self.config.language_model.parts > 1:  # two threads' collectives on the same devices can wait for each other
-            allowed = "must be 1 while config.activations.source is live"
-            raise SettingError("config.language_model.parts", self.config.language_model.parts, allowed)
         activations = self.config.activations
+        if jax.process_count() > 1 and activations.devices:
+            allowed = "must be 0 with several processes: each makes its share of the rows on its devices of the mesh"
+            raise SettingError("config.activations.devices", activations.devices, allowed)
         needs = live_needs(
             self.language_model,
             self.language_model_sites,
@@ -114,11 +119,12 @@ class Job:
             recipe.step_settings(self.config),
             superblock_rows=activations.superblock_rows,
             context_length=self.config.text.context_length,
-            sequences_at_once=activations.sequences_at_once or self._fitting_sequences(),
+            sequences_at_once=self.sequences_at_once,
             dtype=activations.dtype,
             revives=bool(self.config.training.resampling.at),
             gradients=activations.gradients,
             limit=int(activations.memory_gb * 1e9),
+            processes=jax.process_count(),
         )
         for need in needs:
             need.check()
@@ -189,17 +195,23 @@ class Job:
         """What makes rows while the sweep trains on them; None when they are on disk."""
         return self.activations if self.config.activations.source == "live" else None
 
+    @property
+    def meet(self) -> Any:
+        """What several processes do together before they read rows that are made live (`Batches`); else None."""
+        return self.producer.meet if self.producer and jax.process_count() > 1 else None
+
     def _live(self) -> Any:
         from gsae.activations.live import Live
+        from gsae.activations.live_together import LiveTogether
 
-        return Live.of(
+        return (Live if jax.process_count() == 1 else LiveTogether).of(
             self.language_model,
             self.tokens("train"),
             self.language_model_sites,
             self.workdir / STATISTICS,
             statistics_rows=self.config.activations.statistics_rows,
             devices=self.language_model_devices,
-            **recipe.rows(self.config),
+            **(recipe.rows(self.config) | {"batch_size": self.sequences_at_once}),
         )
 
     def _stored(self) -> Any:

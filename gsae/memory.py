@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gsae.activations.capture import DTYPES, traced
+from gsae.activations.exchange import PIECE_BYTES
 from gsae.activations.live import GENERATIONS
 from gsae.capacity import device_memory, free_host_memory
 from gsae.errors import SettingError
@@ -75,6 +76,7 @@ def live_needs(
     revives: bool = False,
     gradients: bool = False,
     limit: int = 0,
+    processes: int = 1,
 ) -> list[Need]:
     """What the language model, two generations of superblocks and the sweep need together, by memory.
 
@@ -92,6 +94,7 @@ def live_needs(
         revives: whether dead features are revived: it may need the superblock that has just been left.
         gradients: whether each site comes with its gradient.
         limit: bytes to count with instead of what the devices (on CPU: the host) say that they have; 0: what they say.
+        processes: how many make the rows together; the mesh is divided among them evenly.
     """
     widths = {str(site): language_model.model.site_width(site.name) for site in sites}
     row_bytes = (1 + gradients) * sum(widths.values()) * DTYPES[dtype].itemsize
@@ -106,10 +109,13 @@ def live_needs(
         f"{generations} superblocks": superblock_rows * (generations * row_bytes + PLAN_BYTES),
         "checkpoint on its way": STATE_COPIES * sum(_whole_bytes(state) for state in _states(groups, widths, mesh)),
     }
-    shared = set(devices) == set(mesh.devices.flat)
+    if processes > 1:  # what this process has made, and on the way what all have
+        host["own share"] = superblock_rows * row_bytes // processes
+        sweep["exchange"] = superblock_rows * row_bytes + PIECE_BYTES
+    shared = set(devices) <= set(mesh.devices.flat)
     if _is_host(mesh.devices.flat[0]):
         there = free_host_memory()
-        parts = [(model, len(devices)), (sweep, mesh.size), (host, 1)]
+        parts = [(model, len(devices)), (sweep, mesh.size // processes), (host, 1)]
         terms = {name: size * count for part, count in parts for name, size in part.items()}
         # The model is loaded already: what is free does not count it.
         return [Need("the host's memory", terms, limit or (there and there + _parameter_bytes(language_model)))]

@@ -1,6 +1,9 @@
 """The one device mesh and the names of its axes. A leaf: any room may import it."""
 
-from collections.abc import Sequence
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +15,23 @@ SWEEP = "sweep"  # members of a sweep; nothing but the batch crosses it
 DATA = "data"  # tokens of a batch
 FEATURE = "feature"  # features of an autoencoder
 AXES = (SWEEP, DATA, FEATURE)
+
+_turn = threading.Lock()
+
+
+def in_turn(program: Callable[..., Any]) -> Callable[..., Any]:
+    """The program, started by one thread at a time.
+
+    Programs with collectives that two threads start on the same devices need it: each device runs what it is given in
+    the order in which it comes, and two devices with two orders would wait for each other.
+    """
+
+    @functools.wraps(program)
+    def started(*args: Any, **kwargs: Any) -> Any:
+        with _turn:
+            return program(*args, **kwargs)
+
+    return started
 
 
 def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1, reserved: int = 0) -> Mesh:

@@ -121,7 +121,9 @@ def train(job: Job) -> None:
     if all(_is_trained(job, point, identity) for point in job.points):
         return
     sites = job.sites
-    batches = Batches(job.activations, sites, settings.batch_size, config.seed, sharding=batch_sharding(job.mesh))
+    batches = Batches(
+        job.activations, sites, settings.batch_size, config.seed, sharding=batch_sharding(job.mesh), meet=job.meet
+    )
     with (
         # Closed whatever happens, Ctrl-C while the statistics are made included: it would finish its superblock first.
         contextlib.closing(job.producer) if job.producer else contextlib.nullcontext(),

@@ -74,8 +74,10 @@ def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
     [
         {"mesh__sweep": 1, "mesh__data": 2, "mesh__feature": 2},  # the language model shares them
         {"mesh__sweep": 1, "mesh__data": -1, "mesh__feature": 2, "activations__devices": 4},  # it has four of its own
+        # its parameters are split, so that both have collectives on the same devices
+        {"mesh__sweep": 1, "mesh__data": 2, "mesh__feature": 2, "language_model__parts": 2, "evaluation__every": 10},
     ],
-    ids=["shared", "of its own"],
+    ids=["shared", "of its own", "split"],
 )
 def test_on_several_devices_live_equals_cached(texts, tmp_path, devices):
     for source in ("store", "live"):

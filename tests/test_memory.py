@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gsae import config, memory, pipeline
 from gsae import mesh as axes
 from gsae.activations.capture import traced
+from gsae.activations.exchange import PIECE_BYTES
 from gsae.autoencoders.registry import architecture
 from gsae.errors import SettingError
 from gsae.language_models.loading import load_language_model
@@ -102,6 +103,10 @@ def test_accelerators_have_memories_of_their_own(language_model, monkeypatch):
         SettingError, match=r"of each device's memory, which has 0\.001 GB: update 0.\d+ GB, language model"
     ):
         device.check()
+    device_of_four, host_of_four = needs(language_model, processes=4)
+    rows = (1 << 20) * 128 * np.dtype("float16").itemsize
+    assert host_of_four.terms["own share"] == rows // 4
+    assert device_of_four.terms["exchange"] == rows + PIECE_BYTES
     training, own, _ = needs(language_model, devices=jax.devices()[6:])
     assert set(own.terms) == {"language model", "forward pass"} and own.there == 2 * 10**6
     assert set(training.terms) == {"language model", "sweep", "update", "batches"} and training.there == 10**6

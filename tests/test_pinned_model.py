@@ -66,8 +66,6 @@ def test_a_moved_branch_is_not_followed(prepared, tmp_path, monkeypatch):
 def test_its_parameters_are_split_where_the_settings_say(prepared):
     with pytest.raises(SettingError, match=r"config\.language_model\.parts = 3: must divide the 2 devices"):
         prepared(mesh__data=2, language_model__parts=3)
-    with pytest.raises(SettingError, match=r"config\.language_model\.parts = 2: must be 1 while .* live"):
-        prepared(mesh__data=2, language_model__parts=2, activations__source="live")
     job = prepared(mesh__data=4, language_model__parts=2)
     kernel = job.language_model.model.layers[0].mlp.up.kernel[...]
     assert kernel.sharding.spec == PartitionSpec(None, "feature")

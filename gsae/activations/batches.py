@@ -3,8 +3,8 @@
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import jax
 import numpy as np
@@ -41,6 +41,7 @@ class Batches:
         sharding: Sharding | None = None,
         prefetch: int = 2,
         gradients: bool = False,
+        meet: Callable[[int, int | None], object] | None = None,
     ):
         """Reads nothing yet.
 
@@ -52,6 +53,8 @@ class Batches:
             sharding: of the batches [B, D]; None puts them on the first device.
             prefetch: how many batches `stream` keeps ready on the devices, at least 1.
             gradients: whether batches hold the gradients at the sites as well.
+            meet: called by the consumer of a stream, hence in all processes at the same step, before a superblock is
+                read: with its number, and that of the next one, if any. Then nothing is read ahead.
 
         Raises:
             SettingError: when B does not divide the superblock, or the devices do not divide B; for an unknown site.
@@ -78,6 +81,7 @@ class Batches:
         kinds = {"x": "", "gradient": GRADIENT} if gradients else {"x": ""}
         self.arrays = {site: {kind: site + suffix for kind, suffix in kinds.items()} for site in self.sites}
         self.array_names = tuple(name for named in self.arrays.values() for name in named.values())
+        self.meet = meet
         self.seed, self._prefetch, self._readers = seed, max(1, prefetch), min(len(self.array_names) + 1, READERS)
         self.steps_per_superblock = rows // batch_size
         self.steps_per_epoch = superblocks.num_superblocks * self.steps_per_superblock
@@ -89,6 +93,7 @@ class Batches:
         Reads a whole superblock.
         """
         with ThreadPoolExecutor(self._readers) as readers:
+            self._meet(t, t + 1)
             return _Window(self, readers, t + 1).batch(t)
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:
@@ -101,17 +106,36 @@ class Batches:
         window = _Window(self, readers, stop)
         ready: deque[Future[Batch]] = deque()
         following = iter(range(start, stop))
+
+        def begin(count: int) -> None:
+            for t in itertools.islice(following, count):
+                if self.meet is not None and (t == start or t % self.steps_per_superblock == 0):
+                    wait(ready)  # whoever makes them reads the superblock before until then
+                    self._meet(t, stop)
+                ready.append(maker.submit(window.batch, t))
+
         try:
-            ready.extend(maker.submit(window.batch, t) for t in itertools.islice(following, self._prefetch))
+            began = time.perf_counter()
+            begin(self._prefetch)
             while ready:
-                began = time.perf_counter()
                 batch = ready.popleft().result()
+                begin(1)
                 self.stall_seconds += time.perf_counter() - began
-                ready.extend(maker.submit(window.batch, t) for t in itertools.islice(following, 1))
                 yield batch
+                began = time.perf_counter()
         finally:  # also when the consumer stops early
             for pool in (maker, readers):
                 pool.shutdown(cancel_futures=True)
+
+    def superblock_at(self, visit: int) -> int:
+        """Which superblock is read as number `visit` of all that are read, epochs one after the other."""
+        epoch, place = divmod(visit, self.superblocks.num_superblocks)
+        return int(permutation(self.superblocks.num_superblocks, self.seed, EPOCH_SUPERBLOCKS, epoch)[place])
+
+    def _meet(self, t: int, stop: int) -> None:
+        if self.meet is not None:
+            visit, last = t // self.steps_per_superblock, (stop - 1) // self.steps_per_superblock
+            self.meet(self.superblock_at(visit), self.superblock_at(visit + 1) if visit < last else None)
 
 
 class _Window:
@@ -141,12 +165,12 @@ class _Window:
         self._rows = {}  # the old superblock goes before the next but one comes
         self._rows = {name: loading[name].result() for name in self._batches.array_names}
         self._order, self._visit = loading[ORDER].result(), visit
-        self._following = self._load(visit + 1) if visit < self._last_visit else {}
+        ahead = visit < self._last_visit and self._batches.meet is None
+        self._following = self._load(visit + 1) if ahead else {}
 
     def _load(self, visit: int) -> dict[str, Future[np.ndarray]]:
         superblocks, seed = self._batches.superblocks, self._batches.seed
-        epoch, place = divmod(visit, superblocks.num_superblocks)
-        k = int(permutation(superblocks.num_superblocks, seed, EPOCH_SUPERBLOCKS, epoch)[place])
+        epoch, k = visit // superblocks.num_superblocks, self._batches.superblock_at(visit)
         loading = {name: self._readers.submit(superblocks.read, name, k) for name in self._batches.array_names}
         loading[ORDER] = self._readers.submit(_row_order, superblocks.superblock_rows, seed, epoch, k)
         return loading

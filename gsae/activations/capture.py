@@ -58,11 +58,13 @@ class Placement(NamedTuple):
         parameters: on the devices.
         batch: how an array [B, T, ...] is split: over B, by every axis of the mesh that splits no parameter.
         parts: into how many parts; B has to be a multiple.
+        split: whether several devices share one copy of the parameters: then they talk during a pass.
     """
 
     parameters: nnx.State
     batch: NamedSharding
     parts: int
+    split: bool
 
 
 def place(model: Any, devices: Sequence[jax.Device] | None = None) -> Placement:
@@ -97,4 +99,4 @@ def place(model: Any, devices: Sequence[jax.Device] | None = None) -> Placement:
     taken = {axis for leaf in leaves for entry in spec(leaf) for axis in np.atleast_1d(entry)}
     free = tuple(axis for axis in mesh.axis_names if axis not in taken)
     batch = NamedSharding(mesh, PartitionSpec(free or None))
-    return Placement(jax.tree.map(put, parameters), batch, math.prod(mesh.shape[axis] for axis in free))
+    return Placement(jax.tree.map(put, parameters), batch, math.prod(mesh.shape[axis] for axis in free), bool(split))

@@ -9,15 +9,18 @@ from flax import nnx
 
 from gsae.activations.capture import DTYPES, place, program
 from gsae.activations.fitting import Fit, fit
-from gsae.activations.order import RowOrder
+from gsae.activations.order import RowOrder, SuperblockRows
 from gsae.activations.statistics import NotFinite
 from gsae.activations.store import Identity
 from gsae.activations.superblocks import GRADIENT
 from gsae.errors import RunError, SettingError
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site
+from gsae.mesh import in_turn
 from gsae.text.tokens import TokenStore
 from gsae.throughput import count_flops
+
+Rows = dict[str, np.ndarray]  # by name of a site, or of its gradients
 
 
 class Forward:
@@ -106,10 +109,12 @@ class Forward:
         self.widths = widths | ({name + GRADIENT: width for name, width in widths.items()} if gradients else {})
         self._model, self._sites = language_model.model, tuple(sites)
         self.order, self._token_store = order, token_store
-        self._tokens, self._given_batch_size, self._dtype = token_store.tokens, batch_size, DTYPES[dtype]
+        self._tokens, self._given_batch_size, self.dtype = token_store.tokens, batch_size, DTYPES[dtype]
         self._placement, self._gradients = place(language_model.model, devices), gradients
         graph, _ = nnx.split(language_model.model)
-        self._capture = program(graph, tuple(sites), self._dtype, gradients)
+        self._capture = program(graph, tuple(sites), self.dtype, gradients)
+        # Split parameters mean collectives, and the training may have its own on the same devices.
+        self._start = in_turn(self._capture) if self._placement.split else self._capture
         compute_dtype = jax.tree.leaves(self._placement.parameters)[0].dtype
         self.identity = Identity(
             sites=self.widths,
@@ -170,11 +175,11 @@ class Forward:
         """Starts batch j, if it is not the newest one anyway; the arrays [B, T, W] may still be on their way."""
         if self._newest is None or self._newest[0] != j:
             inputs = jax.device_put(self._inputs(j), self._placement.batch)
-            self._newest = j, self._capture(self._placement.parameters, *inputs)
+            self._newest = j, self._start(self._placement.parameters, *inputs)
             self.sequences_run += len(self.order.sequences[j * self.fitting.sequences :][: self.fitting.sequences])
         return self._newest[1]
 
-    def superblock(self, k: int, on_rows: Callable[[int], object] = lambda count: None) -> dict[str, np.ndarray]:
+    def superblock(self, k: int, on_rows: Callable[[int], object] = lambda count: None) -> Rows:
         """The rows of superblock k at every site.
 
         Args:
@@ -185,9 +190,38 @@ class Forward:
             By name (see `widths`), [R, W] in the dtype of the rows.
         """
         plan = self.order.superblock(k)
-        rows = {name: np.empty((len(plan.position), width), self._dtype) for name, width in self.widths.items()}
-        batch, slot = np.divmod(plan.sequence, self.fitting.sequences)
-        source = slot * self._tokens.shape[1] + plan.position
+        return self._run(plan, slice(0, len(plan.position)), plan.destination, on_rows)
+
+    def shares(self, k: int, processes: int) -> list[np.ndarray]:
+        """Where the rows that each of several processes makes belong in superblock k, by process: whole batches."""
+        plan = self.order.superblock(k)
+        return [plan.destination[part] for part in self._parts(plan, processes)]
+
+    def share(
+        self, k: int, process: int, processes: int, on_rows: Callable[[int], object] = lambda count: None
+    ) -> Rows:
+        """The rows that one of several processes makes, in the order of `shares`: [n, W] by name."""
+        plan = self.order.superblock(k)
+        part = self._parts(plan, processes)[process]
+        return self._run(plan, part, np.arange(part.stop - part.start), on_rows)
+
+    def _parts(self, plan: SuperblockRows, processes: int) -> list[slice]:
+        """The rows of a plan, in stream order, divided among processes where a batch ends."""
+        batch = plan.sequence // self.fitting.sequences
+        numbers = np.arange(batch[0], batch[-1] + 2)
+        first = numbers[len(numbers[:-1]) * np.arange(processes + 1) // processes]
+        bounds = np.searchsorted(batch, first).tolist()
+        return list(map(slice, bounds[:-1], bounds[1:]))
+
+    def _run(
+        self, plan: SuperblockRows, part: slice, destination: np.ndarray, on_rows: Callable[[int], object]
+    ) -> Rows:
+        """The rows `part` of a plan, each put where `destination` says."""
+        rows = {name: np.empty((len(destination), width), self.dtype) for name, width in self.widths.items()}
+        batch, slot = np.divmod(plan.sequence[part], self.fitting.sequences)
+        if not len(batch):
+            return rows
+        source = slot * self._tokens.shape[1] + plan.position[part]
         numbers = range(int(batch[0]), int(batch[-1]) + 1)
         bounds = np.searchsorted(batch, [*numbers, numbers.stop])
         following = self.batch(numbers.start)
@@ -197,7 +231,7 @@ class Forward:
                 following = self.batch(j + 1)  # the device computes the next batch while the host places this one
             for name, array_BTW in zip(rows, captured, strict=True):
                 flat = np.asarray(array_BTW).reshape(-1, self.widths[name])
-                rows[name][plan.destination[start:stop]] = flat[source[start:stop]]
+                rows[name][destination[start:stop]] = flat[source[start:stop]]
             on_rows(int(stop - start))
         return rows
 

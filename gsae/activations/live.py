@@ -7,11 +7,12 @@ sweep when a generation is not there yet (`Batches.stall_seconds`), the language
 (`Live.idle_seconds`).
 """
 
+import contextlib
 import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gsae import artifacts
-from gsae.activations.forward import Forward
+from gsae.activations.forward import Forward, Rows
 from gsae.activations.statistics import NotFinite, Sums, combined, finite_sums, sampled_superblocks
 from gsae.activations.store import sealed, unsealed
 from gsae.activations.superblocks import Statistics
@@ -37,8 +38,16 @@ GENERATIONS = 2  # kept: the one in use, and the one being made or waiting
 class Generation(NamedTuple):
     """One superblock, by site."""
 
-    rows: dict[str, np.ndarray]  # [R, D]
+    rows: Rows  # [R, D]
     sums: dict[str, Sums]
+
+    @classmethod
+    def of(cls, rows: Rows, forward: Forward, k: int) -> "Generation":
+        """Superblock k; RunError when a row is not finite, naming the document."""
+        try:
+            return cls(rows, finite_sums(rows))
+        except NotFinite as error:
+            raise forward.blamed(error, k) from error
 
 
 class Live:
@@ -126,20 +135,29 @@ class Live:
             return self._generations[k]
 
     def _make(self, k: int) -> Generation:
+        with self._busy():
+            return Generation.of(self._forward.superblock(k, self._go_on), self._forward, k)
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """While one more generation is made, or a share of it."""
         self._set_idle(False)
         try:
-            rows = self._forward.superblock(k, self._go_on)
-            made = Generation(rows, finite_sums(rows))
-        except NotFinite as error:
-            raise self._forward.blamed(error, k) from error
+            yield
         finally:
             self._set_idle(True)
         self.made += 1
-        return made
 
     def _go_on(self, rows: int) -> None:
         if self._closed.is_set():
             raise RunError("the language model was told to stop")
+
+    def _made(self, k: int, following: int | None) -> Generation:
+        """Generation k, and the language model goes on to the following one meanwhile."""
+        made = self._generation(k).result()
+        if following is not None:
+            self._generation(following)
+        return made
 
     def _set_idle(self, idle: bool) -> None:
         with self._lock:
@@ -180,7 +198,7 @@ class Live:
             made = self._make_statistics()
             plain = {site: {**found, "mean": found["mean"].tolist()} for site, found in made.items()}
             kept = {"about": about, "sites": plain}
-            artifacts.write_json(self._statistics_path, sealed(kept))
+            self._keep_statistics(kept)
         return {
             site: {"mean": np.array(found["mean"]), "mean_squared_norm": found["mean_squared_norm"]}
             for site, found in kept["sites"].items()
@@ -192,14 +210,14 @@ class Live:
         except (OSError, ValueError, RunError):  # missing, or not what was written: they can always be made again
             return {}
 
+    def _keep_statistics(self, found: dict) -> None:
+        artifacts.write_json(self._statistics_path, sealed(found))
+
     def _make_statistics(self) -> dict[str, Statistics]:
         parts = []
         total = self._sampled * self.superblock_rows
         with tqdm(total=total, desc="statistics", unit=" rows", unit_scale=True, disable=not self._progress) as bar:
             for k in range(self._sampled):
-                made = self._generation(k).result()
-                if k + 1 < self._sampled:
-                    self._generation(k + 1)  # the language model need not wait for the bar
-                parts.append(made.sums)
+                parts.append(self._made(k, k + 1 if k + 1 < self._sampled else None).sums)
                 bar.update(self.superblock_rows)
         return {site: combined(part[site] for part in parts) for site in self.sites}

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gsae.activations.batches import Batch, Batches
 from gsae.errors import Interrupted, SettingError
+from gsae.mesh import in_turn
 from gsae.throughput import count_flops, peak_flops
 from gsae.training.checkpoints import Checkpoints
 from gsae.training.groups import Group
@@ -185,7 +186,7 @@ def _compile(
         step: Any = make_step(group, settings[group.site], mesh)
         with jax.set_mesh(mesh):
             traced = step.trace(states[group.name], batch[group.site]["x"], _on_mesh(0, mesh))
-            programs[group.name] = (group.site, traced.lower().compile())
+            programs[group.name] = (group.site, in_turn(traced.lower().compile()))
         flops = count_flops(traced.jaxpr)
         _say(f"{group.describe()}; {flops / group.size / 1e9:.3g} GFLOP a step each")
         total += flops

@@ -109,8 +109,8 @@ def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_rev
 
             return over_members(update, state, candidates, mesh)
 
-    score = jax.jit(score, donate_argnums=0, out_shardings=candidate_shardings)
-    revive = jax.jit(revive, donate_argnums=0, out_shardings=(shardings, None))
+    score = axes.in_turn(jax.jit(score, donate_argnums=0, out_shardings=candidate_shardings))
+    revive = axes.in_turn(jax.jit(revive, donate_argnums=0, out_shardings=(shardings, None)))
 
     def resample(state, batches, step):
         start = jax.jit(none_yet, static_argnums=0, out_shardings=candidate_shardings)
