@@ -33,14 +33,13 @@ ARROWS = {
     "config": {"errors", "schema"},
     "recipe": {"autoencoders", "config", "durations", "errors", "language_models.sites", "mesh", "schema", "training"},
     "memory": {
-        "activations.capture", "activations.exchange", "activations.live", "capacity", "errors", "language_models.loading",
-        "language_models.sites", "training",
+        "activations.capture", "activations.exchange", "activations.live", "capacity", "errors",
+        "language_models.loading", "language_models.sites", "training",
     },
     "job": {
         "activations.capture", "activations.fitting", "activations.live", "activations.live_together",
-        "activations.row_import", "activations.rows",
-        "activations.store", "artifacts", "config", "errors", "language_models", "memory", "mesh", "recipe", "schema",
-        "text.tokens", "training",
+        "activations.row_import", "activations.rows", "activations.store", "artifacts", "config", "errors",
+        "language_models", "memory", "mesh", "recipe", "schema", "text.tokens", "training",
     },
     "tokenise": {"artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "schema", "text"},
     "pipeline": {
