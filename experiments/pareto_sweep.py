@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     config.text.source = "python_standard_library"  # | "files" | "hugging_face"
     config.text.paths = ()  # source "files": txt, jsonl, parquet and arrow files, directories, globs
     config.text.name = ""  # source "hugging_face": a data set's hub id, or a directory that `datasets` reads
+    config.text.revision = "main"  # source "hugging_face": branch, tag or commit of the hub id
     config.text.configuration = ""  # source "hugging_face": its configuration; "" for none
     config.text.split = "train"  # source "hugging_face": its split
     config.text.content = "text"  # of the column: | "token_ids" | "chat": messages, by the model's chat template

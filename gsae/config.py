@@ -53,6 +53,7 @@ class TextSettings:
     source: str = one_of("python_standard_library", "files", "hugging_face")
     paths: tuple[str, ...] = anything()
     name: str = anything()
+    revision: str = text()
     configuration: str = anything()
     split: str = text()
     content: str = one_of("text", "token_ids", "chat")

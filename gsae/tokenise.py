@@ -86,6 +86,7 @@ def _source(job: Job) -> Any:
         text.source,
         paths=text.paths,
         name=text.name,
+        revision=text.revision,
         configuration=text.configuration,
         split=text.split,
         streaming=text.streaming,

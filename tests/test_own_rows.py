@@ -72,6 +72,7 @@ def test_the_report_speaks_of_fvu(finished):
     page = (finished / "report.html").read_text()
     assert "for the same FVU" in page or "share no fixed value of FVU" in page
     assert "loss recovered" not in page.lower() and "judged on 1,500 held-out rows" in page
+    assert "per row" in page and "per token" not in page and "on the held-out rows" in page
     for name in ("frontier.png", "shrinkage.png", "density.png"):
         assert (finished / name).stat().st_size > 0
 

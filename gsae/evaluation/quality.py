@@ -16,6 +16,7 @@ class Quality:
         noun: the name with its article.
         sign: +1 where more is better, -1 where less is.
         step: between the fixed values at which frontiers are compared.
+        unit: what it is a mean over: tokens, or rows that need not be one each.
         worst: what is worse than this (early in training) is counted in figures, not drawn: it would flatten the rest.
     """
 
@@ -24,6 +25,7 @@ class Quality:
     noun: str
     sign: int
     step: float
+    unit: str
     worst: float
 
     def of(self, row: Mapping[str, Any]) -> float:
@@ -35,8 +37,8 @@ class Quality:
             return math.nan
 
 
-LOSS_RECOVERED = Quality("loss_recovered", "loss recovered", "a loss recovered", +1, 0.05, -0.1)
-FVU = Quality("fvu", "FVU", "an FVU", -1, 0.02, 1.1)
+LOSS_RECOVERED = Quality("loss_recovered", "loss recovered", "a loss recovered", +1, 0.05, "token", -0.1)
+FVU = Quality("fvu", "FVU", "an FVU", -1, 0.02, "row", 1.1)
 
 
 def quality_of(rows: Iterable[Mapping[str, Any]]) -> Quality:

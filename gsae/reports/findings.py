@@ -58,8 +58,8 @@ def _ratio_sentence(site: str, pair: Comparison) -> str:
         f"lowest {min(ratios):.2f}, highest {max(ratios):.2f}"
     )
     return (
-        f"At {site}, {pair.baseline} autoencoders use {pair.median_ratio:.2f} times as many active features per token "
-        f"as {pair.other} autoencoders for the same {pair.quality.name} ({where})."
+        f"At {site}, {pair.baseline} autoencoders use {pair.median_ratio:.2f} times as many active features per "
+        f"{pair.quality.unit} as {pair.other} autoencoders for the same {pair.quality.name} ({where})."
     )
 
 
@@ -101,7 +101,8 @@ def warnings(rows: Sequence[Row]) -> list[str]:
         worst = min(dying, key=lambda row: number(row, "alive"))
         found.append(
             f"More than {percent(MANY_DEAD)} of the features never fired at {len(dying)} of {len(kept)} points; at "
-            f"{_name(worst)} {percent(1 - number(worst, 'alive'))} were silent on {_tokens(worst)} held-out tokens."
+            f"{_name(worst)} {percent(1 - number(worst, 'alive'))} were silent on {_tokens(worst)} held-out "
+            f"{quality_of(kept).unit}s."
         )
     return found
 

@@ -51,7 +51,7 @@ def page(
         "comparison": _comparison(compared),
         "points": _points(rows),
         "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION, wide=several),
-        "density": _figure(figures["density"], DENSITY_CAPTION, wide=True),
+        "density": _figure(figures["density"], DENSITY_CAPTION.format(unit=quality.unit), wide=True),
         "training": _training(figures.get("training", "")),
         "weights": _weights(rows),
         "provenance": _provenance(config, command, versions, seconds_per_stage, rows_came),
@@ -74,28 +74,27 @@ SHRINKAGE_CAPTION = (
     "divided by to fit best: below 1, they are systematically too small."
 )
 DENSITY_CAPTION = (
-    "How often features fire, on held-out tokens: one histogram for each point, sparsest on top, heights to one scale "
+    "How often features fire, on held-out {unit}s: one histogram for each point, sparsest on top, heights to one scale "
     "within a panel. Features that never fired are counted at the left and are not in the histogram."
 )
 
 
 EXPLAINED = {
-    "L0": "L0: active features per token.",
+    "L0": "L0: active features per {unit}.",
     "ΔCE": "ΔCE: cross-entropy with the reconstruction spliced in, less the clean one, in nats.",
     "KL": "KL: of the clean from the spliced predictions, in nats.",
     "FVU": "FVU: fraction of variance unexplained.",
     "cosine": "cosine: mean cosine of x and its reconstruction.",
     "norms": "norms: mean norm of the reconstructions over that of x.",
     "centred": "centred: gamma of x and its reconstruction, each less its mean.",
-    "alive": "alive: share of features that fired on the held-out tokens.",
+    "alive": "alive: share of features that fired on the held-out {unit}s.",
 }
 
 
 def _subtitle(rows: Sequence[Row]) -> str:
     sites = ", ".join(by_place(rows)) or "no site"
     tokens = sorted({int(row["tokens"]) for row in rows if row.get("tokens")})
-    what = "rows" if quality_of(rows) == FVU else "tokens"
-    held_out = f", judged on {tokens[0]:,} held-out {what}" if len(tokens) == 1 else ""
+    held_out = f", judged on {tokens[0]:,} held-out {quality_of(rows).unit}s" if len(tokens) == 1 else ""
     return f"{len(rows)} sparse autoencoders at {sites}{held_out}"
 
 
@@ -145,6 +144,7 @@ def _points(rows: Sequence[Row]) -> str:
             body.append(f'<tr><th colspan="{len(columns) + 1}" scope="rowgroup">{title}</th></tr>')
             body += [_line(cells(row, columns)) for row in group]
     note = " ".join(text for heading, text in EXPLAINED.items() if heading in headings(columns))
+    note = note.format(unit=quality_of(rows).unit)
     note += " All columns are in results.csv."
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in headings(columns))
     return (

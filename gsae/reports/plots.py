@@ -39,7 +39,7 @@ def frontier_figure(rows: Sequence[Row]) -> "Figure":
         if not shown:
             style.say_empty(ax, f"no finished point with a finite {quality.name} and L0 above 0")
             continue
-        style.logarithmic_l0(ax, [number(row, "l0") for row in shown])
+        style.logarithmic_l0(ax, [number(row, "l0") for row in shown], quality.unit)
         ax.set_ylabel(quality.name)
         for i, name in enumerate(names):
             if group := [row for row in shown if row["architecture"] == name]:
@@ -120,7 +120,7 @@ def shrinkage_figure(rows: Sequence[Row]) -> "Figure":
         if not shown:
             style.say_empty(ax, "no finished point with a finite gamma and L0 above 0")
             continue
-        style.logarithmic_l0(ax, [number(row, "l0") for row in shown])
+        style.logarithmic_l0(ax, [number(row, "l0") for row in shown], quality.unit)
         ax.set_ylabel("relative reconstruction bias gamma\n(1: lengths kept, below 1: shrunk)")
         ax.axhline(1.0, color=style.INK, linewidth=1.0, zorder=1)
         for i, name in enumerate(names):

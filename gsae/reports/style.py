@@ -84,15 +84,15 @@ def panels(count: int, width: float, height: float, columns: int = 3) -> "tuple[
     return figure, kept[:count]
 
 
-def logarithmic_l0(axes: "Axes", l0: Sequence[float]) -> None:
-    """A logarithmic L0 axis around the values, with plain numbers at 1, 2 and 5 times powers of ten."""
+def logarithmic_l0(axes: "Axes", l0: Sequence[float], unit: str) -> None:
+    """A logarithmic axis of features per `unit` around the values; plain numbers at 1, 2 and 5 times powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=30))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("L0: active features per token (logarithmic)")
+    axes.set_xlabel(f"L0: active features per {unit} (logarithmic)")
     if l0:
         axes.set_xlim(min(l0) / 1.25, max(l0) * 1.25)
     if l0 and max(l0) / min(l0) > 300:  # 2 and 5 would run into each other

@@ -8,11 +8,15 @@ from gsae.errors import RunError, SettingError
 from gsae.text.content import Content, no_column
 from gsae.text.documents import Document
 
+MAIN = "main"  # the revision where none is asked for
+
 
 class DataSet:
     """A data set as a source. Documents are named `<split>:<row>`; rows count from 0, blank ones too."""
 
-    def __init__(self, name: str, *, configuration: str, split: str, streaming: bool, content: Content):
+    def __init__(
+        self, name: str, *, configuration: str, split: str, streaming: bool, content: Content, revision: str = MAIN
+    ):
         """Nothing is opened yet.
 
         Args:
@@ -21,11 +25,12 @@ class DataSet:
             split: one of its splits; unless streaming also a slice such as `train[:1000]`.
             streaming: reads it as it arrives instead of downloading it first.
             content: what its rows hold.
+            revision: branch, tag or commit of a hub id. A commit is the only name of text that never changes.
         """
         self.name, self.configuration, self.split, self.streaming = name, configuration, split, streaming
-        self.content = content
+        self.content, self.revision = content, revision
         self.blamed = "config.text.name", name
-        self.identity = [name, configuration, split]
+        self.identity = [name, configuration, split] + ([] if revision == MAIN else [revision])
 
     def read(self, position: Mapping[str, Any] | None = None) -> "_Rows":
         """Opens it, at a position that an earlier reading gave.
@@ -82,11 +87,14 @@ def _open(source: DataSet) -> Any:
     if any((Path(name) / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
         return _open_saved(source)
     try:
-        return datasets.load_dataset(name, configuration or None, split=split, streaming=source.streaming)
+        revision = {} if Path(name).exists() or source.revision == MAIN else {"revision": source.revision}
+        return datasets.load_dataset(name, configuration or None, split=split, streaming=source.streaming, **revision)
     except Exception as error:  # the library, its hub client and its HTTP client share no base class
         reason = _one_line(error)
         setting, value = "config.text.name", name
-        if "split" in reason.lower():
+        if "revision" in reason.lower():
+            setting, value = "config.text.revision", source.revision
+        elif "split" in reason.lower():
             setting, value = "config.text.split", split
         elif "BuilderConfig" in reason or "config name" in reason.lower():
             setting, value = "config.text.configuration", configuration

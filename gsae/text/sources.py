@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from gsae.errors import SettingError
 from gsae.text import files
 from gsae.text.content import Content
-from gsae.text.data_sets import DataSet
+from gsae.text.data_sets import MAIN, DataSet
 from gsae.text.documents import Document
 
 SOURCES = ("python_standard_library", "files", "hugging_face")
@@ -52,6 +52,7 @@ def open_source(
     *,
     paths: Sequence[str] = (),
     name: str = "",
+    revision: str = MAIN,
     configuration: str = "",
     split: str = "train",
     streaming: bool = True,
@@ -63,6 +64,7 @@ def open_source(
         source: one of `SOURCES`.
         paths: for `files`: files, directories, globs.
         name: for `hugging_face`, and the following ones: see `DataSet`.
+        revision: branch, tag or commit of a hub id.
         configuration: one of the data set's configurations.
         split: the data set's split.
         streaming: reads the data set as it arrives.
@@ -79,7 +81,14 @@ def open_source(
     if source == "files":
         return LocalFiles(paths, content)
     if source == "hugging_face":
-        return DataSet(name, configuration=configuration, split=split, streaming=streaming, content=content)
+        return DataSet(
+            name,
+            revision=revision,
+            configuration=configuration,
+            split=split,
+            streaming=streaming,
+            content=content,
+        )
     raise SettingError("config.text.source", source, f"must be one of {', '.join(SOURCES)}")
 
 

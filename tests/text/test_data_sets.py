@@ -120,3 +120,26 @@ def test_a_data_set_that_breaks_off_is_an_error(data_set):
     with pytest.raises(RunError, match=r"could not be read past row [5-8]: ") as raised:
         list(reading)
     assert "\n" not in str(raised.value)
+
+
+def test_the_revision_reaches_the_hub_and_is_a_part_of_what_the_text_is(data_set, monkeypatch):
+    import datasets
+
+    asked, real = [], datasets.load_dataset
+
+    def load(name, *args, **kwargs):
+        asked.append(kwargs.pop("revision", None))
+        return real(data_set, *args, **kwargs)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    made = {
+        revision: DataSet(
+            "owner/name", configuration="", split="train", streaming=True, content=Content(), revision=revision
+        )
+        for revision in ("main", "v2")
+    }
+    assert all(list(each.read()) == TRAIN for each in made.values())
+    assert asked == [None, "v2"]
+    assert made["main"].identity != made["v2"].identity
+    local = DataSet(data_set, configuration="", split="train", streaming=True, content=Content(), revision="v2")
+    assert list(local.read()) == TRAIN and asked[-1] is None
