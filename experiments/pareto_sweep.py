@@ -2,10 +2,10 @@
 
     python -m gsae.main --config=experiments/pareto_sweep.py
 
-takes a little under five minutes on 2 cores (train 247 s, evaluate 26, harvest 16, tokenise 4) and 0.4 GB of disk. It
-trains 4 gated autoencoders of 256 features and 4 standard ones of 384 (0.117 and 0.126 GFLOP a step each) on the
-attention outputs before W_O of layer 1 (`attn_z.1`, the paper's attention site), 5.2 million rows in four epochs, and
-ends with the ratio of their L0 at equal loss recovered; expect 2.36, 2.20, 2.08 and 2.18 at .80, .85, .90 and .95
+takes three to five minutes on 2 cores (on two machines train 151 and 247 s, evaluate 13 and 26, harvest 11 and 16) and
+0.4 GB of disk. It trains 4 gated autoencoders of 256 features and 4 standard ones of 384 (0.117 and 0.126 GFLOP a
+step each) on the attention outputs before W_O of layer 1 (`attn_z.1`, the paper's attention site), 5.2 million rows in
+four epochs, and ends with the ratio of their L0 at equal loss recovered; expect 2.36, 2.20, 2.08 and 2.18 at .80, .85, .90 and .95
 (median 2.19; 2.16, 2.27 and 2.14 with seeds 1 to 3, of data and initialisation), gated gamma 1.00 to 1.01, standard
 gamma from .65 to .95, at least 96 % of the gated features alive.
 
