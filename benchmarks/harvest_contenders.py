@@ -105,10 +105,11 @@ def _gsae(directory: Path, shape: Shape) -> tuple[dict[str, Task], Task]:
     import jax.numpy as jnp
     from flax import nnx
 
-    from gsae.activations.capture import DTYPES, place, program
+    from gsae.activations.capture import DTYPES, program
     from gsae.activations.harvest import harvest
     from gsae.language_models.attention_blocks import attend_in_blocks
     from gsae.language_models.loading import load_language_model
+    from gsae.language_models.placement import place
     from gsae.language_models.sites import Site
     from gsae.training.allocator import keep_freed_memory
 

@@ -81,8 +81,8 @@ class Job:
     @functools.cached_property
     def sequences_at_once(self) -> int:
         """Sequences in one pass that makes rows live: as many in all processes, which share a superblock's batches."""
-        from gsae.activations.capture import place
         from gsae.activations.fitting import fit
+        from gsae.language_models.placement import place
 
         settings, length = self.config.activations, self.config.text.context_length
         sequences = settings.sequences_at_once

@@ -74,6 +74,12 @@ def automatic(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
+def one_member(mesh: Mesh) -> Mesh:
+    """The same devices for work on one member at a time: those of the axis `sweep` take a part of the tokens too."""
+    sweep, data, feature = mesh.devices.shape
+    return Mesh(mesh.devices.reshape(1, sweep * data, feature), AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
 def split_over(devices: Sequence[jax.Device], parts: int) -> Mesh:
     """A mesh with automatic axes on which every `parts` devices share one copy of a language model.
 

@@ -27,7 +27,7 @@ ARROWS = {
     "activations": {"artifacts", "capacity", "errors", "language_models", "mesh", "text", "throughput"},
     "autoencoders": {"artifacts", "errors", "mesh"},
     "training": {"activations.batches", "artifacts", "autoencoders", "durations", "errors", "mesh", "throughput"},
-    "evaluation": {"activations.superblocks", "autoencoders", "errors", "language_models", "text"},
+    "evaluation": {"activations.superblocks", "autoencoders", "errors", "language_models", "mesh", "text"},
     "reports": {"artifacts", "errors", "evaluation.frontier", "evaluation.quality"},
     "schema": {"durations", "errors"},
     "config": {"errors", "schema"},

@@ -10,10 +10,10 @@ import tiny_run
 from jax.sharding import PartitionSpec
 
 from gsae import config
-from gsae.activations.capture import place
 from gsae.errors import SettingError
 from gsae.job import Job
 from gsae.language_models import hub, loading, pinned
+from gsae.language_models.placement import place
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from gsae.activations.capture import DTYPES, Placement, program
+from gsae.activations.capture import DTYPES, program
 from gsae.capacity import device_memory, host_memory
 from gsae.errors import SettingError
+from gsae.language_models.placement import Placement
 from gsae.language_models.sites import Site, names_of
 
 SETTING = "config.activations.sequences_at_once"

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from gsae.activations.capture import DTYPES, place, program
+from gsae.activations.capture import DTYPES, program
 from gsae.activations.fitting import Fit, fit
 from gsae.activations.order import RowOrder, SuperblockRows
 from gsae.activations.statistics import NotFinite
@@ -15,6 +15,7 @@ from gsae.activations.store import Identity
 from gsae.activations.superblocks import GRADIENT
 from gsae.errors import RunError, SettingError
 from gsae.language_models.loading import LanguageModel
+from gsae.language_models.placement import place
 from gsae.language_models.sites import Site
 from gsae.mesh import in_turn
 from gsae.text.tokens import TokenStore
@@ -28,7 +29,7 @@ class Forward:
 
     Batch j is always sequences j * B to (j + 1) * B - 1 of the permuted order, whichever superblock asks for it, so a
     superblock is a pure function of its number, and the batch that two superblocks share is computed once when they
-    are made one after the other. Several devices share a batch as `capture.place` says. Rounding may depend on B and on
+    are made one after the other. Several devices share a batch as `place` says. Rounding may depend on B and on
     the devices; rows and their order do not.
 
     Attributes:

@@ -14,29 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from gsae.evaluation.batches import Batch, batches, choose_sequences
 from gsae.evaluation.bootstrap import loss_recovered, loss_recovered_standard_error
+from gsae.evaluation.members import Member, check_names, check_width, placed_runs
 from gsae.evaluation.metrics import Sums, mean_of, reconstruct
+from gsae.evaluation.places import Places, default_mesh
 from gsae.evaluation.splice import prefix, score, spliced_stream
 from gsae.language_models.loading import LanguageModel
+from gsae.language_models.placement import Placement, place, place_together
 from gsae.language_models.sites import Site
+from gsae.mesh import in_turn
 from gsae.text.tokens import TokenStore
 
 ZERO_CONVENTIONS = ("masked", "all_positions")
-MEMBERS_AT_ONCE = 16  # share the clean and zero passes; results arrive after each such run of members
 SMALL_DENOMINATOR = 0.1  # nats; below it loss recovered divides by next to nothing
-
-
-@dataclass(frozen=True)
-class Member:
-    """An autoencoder to judge. It takes raw activations (`rescaled`) of its site (`name.layer`)."""
-
-    name: str
-    site: str
-    autoencoder: Any
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,7 @@ def evaluate(
     *,
     tokens: int,
     batch_size: int,
+    mesh: Mesh | None = None,
     skip_tokens: int = 0,
     zero_convention: str = "masked",
     bootstrap_samples: int = 200,
@@ -77,7 +72,9 @@ def evaluate(
         members: in any order; those of one site share its passes.
         tokens: how many tokens that count to use, rounded up to whole sequences; 0, or more than there are, for all.
             The sequences are drawn at random, and fewer tokens are always a part of more.
-        batch_size: sequences at once. Results do not depend on it.
+        batch_size: sequences at once, rounded up so that all devices have as many. Results do not depend on it.
+        mesh: with the axes of `gsae.mesh`, on whose devices this happens, in all their processes at once: sequences
+            over all of them, features over its axis `feature`. None: where the language model is, autoencoders whole.
         skip_tokens: so many tokens that count are passed over first: for choices that must not see what they lead to.
         zero_convention: "masked": zeros where the reconstructions would be. "all_positions": zeros at every position,
             as SAELens does, for comparison.
@@ -85,7 +82,7 @@ def evaluate(
         seed: of the choice of sequences and of the bootstrap.
         progress: draws a progress bar.
         skip: names of members that need no evaluation (they have been evaluated before).
-        on_result: called with each evaluation when it is finished, at most MEMBERS_AT_ONCE together.
+        on_result: called with each evaluation when it is finished, at most `members.AT_ONCE` together.
 
     Returns:
         The evaluations of the members that were not skipped, in their order.
@@ -100,14 +97,16 @@ def evaluate(
     pending = [member for member in members if member.name not in skip]
     _check(language_model, pending)
     sequences = choose_sequences(token_store, tokens, seed, skip_tokens)
-    graph, state = nnx.split(language_model.model)
     results: dict[str, Evaluation] = {}
-    work = list(_runs_of_members(pending))
-    total = sum(len(run) for _, run in work) * len(sequences) * token_store.context_length
-    bar = tqdm(total=total, unit="token", unit_scale=True, desc="evaluate", disable=not progress)
-    with bar, jax.set_mesh(_mesh_of(state)):
-        for site, run in work:
-            arms = _Arms(graph, state, site, run, zero_convention, token_store.num_documents)
+    places, placement = _places(language_model.model, mesh)
+    graph, _ = nnx.split(language_model.model)
+    batch_size = _rounded(batch_size, places.parts, len(sequences), progress)
+    total = len(pending) * len(sequences) * token_store.context_length
+    quiet = not progress or jax.process_index() > 0
+    with tqdm(total=total, unit="token", unit_scale=True, desc="evaluate", disable=quiet) as bar:
+        for site, run in placed_runs(pending, places, lambda site: _width(language_model, site)):
+            at = Site.parse(site)
+            arms = _Arms(graph, placement, places, at, run, zero_convention, token_store.num_documents)
             for batch in batches(token_store, sequences, batch_size):
                 arms.dispatch(batch)
                 bar.update(int((batch.documents_BT >= 0).any(1).sum()) * token_store.context_length * len(run))
@@ -121,10 +120,20 @@ def evaluate(
 class _Arms:
     """All passes of one site: clean, zero, and one for each member. Sums are read one batch behind the device."""
 
-    def __init__(self, graph, state, site: Site, members: Sequence[Member], zero_convention: str, documents: int):
-        self.graph, self.state, self.site, self.members = graph, state, site, members
+    def __init__(
+        self,
+        graph: Any,
+        placement: Placement,
+        places: Places,
+        site: Site,
+        members: Sequence[tuple[str, Any]],
+        zero_convention: str,
+        documents: int,
+    ):
+        self.graph, self.state, self.places, self.site = graph, placement.parameters, places, site
         self.zero_everywhere = zero_convention == "all_positions"
-        self.autoencoders = [jax.tree.map(jnp.asarray, jax.device_get(member.autoencoder)) for member in members]
+        self.members = members  # names, and autoencoders on the mesh
+        self._start = in_turn(self._programs)  # rows may be made on the same devices meanwhile
         self.cross_entropy_AD = np.zeros((len(members) + 2, documents))
         self.targets_D = np.zeros(documents, np.int64)
         self.divergence_A = np.zeros(len(members) + 2)
@@ -133,20 +142,31 @@ class _Arms:
 
     def dispatch(self, batch: Batch) -> None:
         """Starts the programs of a batch, then adds up what the batch before gave."""
-        tokens_BT, keep_BT = jnp.asarray(batch.tokens_BT), jnp.asarray(batch.keep_BT)
-        before = prefix(self.state, tokens_BT, graph=self.graph, site=self.site)
-        original_BTW = before.original_BTW.astype(jnp.promote_types(before.original_BTW.dtype, jnp.float32))
-        if not self.sums:
-            shift = mean_of(original_BTW, keep_BT)
-            self.shift_D, self.sums = shift, [Sums(np.asarray(shift)) for _ in self.members]
-        made = [reconstruct(autoencoder, original_BTW, keep_BT, self.shift_D) for autoencoder in self.autoencoders]
-        zero_BT = jnp.ones_like(keep_BT) if self.zero_everywhere else keep_BT
-        arms = [(original_BTW, keep_BT), (jnp.zeros_like(original_BTW), zero_BT)]
-        arms += [(x_hat_BTW, keep_BT) for x_hat_BTW, _ in made]
-        streams = tuple(spliced_stream(self.state, before, *arm, graph=self.graph, site=self.site) for arm in arms)
-        scores = score(self.state, streams, tokens_BT, graph=self.graph)
+        sums, scores = self._start(batch)
         self._collect()
-        self.pending = (batch, [sums for _, sums in made], scores)
+        self.pending = (batch, sums, scores)
+
+    def _programs(self, batch: Batch) -> tuple[list[dict[str, jax.Array]], tuple[jax.Array, jax.Array]]:
+        """Starts the programs of a batch: what they will give is whole on every device."""
+        places, how = self.places, {"graph": self.graph, "site": self.site}
+        tokens_BT, keep_BT = places.feed(batch.tokens_BT), places.feed(batch.keep_BT)
+        with jax.set_mesh(places.sequences.mesh):
+            before = prefix(self.state, tokens_BT, **how)
+            original_BTW = before.original_BTW.astype(jnp.promote_types(before.original_BTW.dtype, jnp.float32))
+            zero_BTW = jnp.zeros_like(original_BTW)
+            zero_BT = jnp.ones_like(keep_BT) if self.zero_everywhere else keep_BT
+        x_BTW, counts_BT = places.to_autoencoders(original_BTW), places.to_autoencoders(keep_BT)
+        with jax.set_mesh(places.mesh):
+            if not self.sums:
+                self.shift_D = mean_of(x_BTW, counts_BT)
+                self.sums = [Sums(np.asarray(self.shift_D)) for _ in self.members]
+            made = [reconstruct(autoencoder, x_BTW, counts_BT, self.shift_D) for _, autoencoder in self.members]
+        arms = [(original_BTW, keep_BT), (zero_BTW, zero_BT)]
+        arms += [(places.to_language_model(x_hat_BTW), keep_BT) for x_hat_BTW, _ in made]
+        with jax.set_mesh(places.sequences.mesh):
+            streams = tuple(spliced_stream(self.state, before, *arm, **how) for arm in arms)
+            scores = score(self.state, streams, tokens_BT, graph=self.graph)
+        return [sums for _, sums in made], scores
 
     def _collect(self) -> None:
         if self.pending is None:
@@ -175,7 +195,7 @@ class _Arms:
                 "%s: zero ablation costs only %.4f nats, so loss recovered divides by next to nothing; "
                 "look at the differences in nats instead", self.site, zero - clean
             )  # fmt: skip
-        for member, sums, spliced_D, divergence in zip(
+        for (name, _), sums, spliced_D, divergence in zip(
             self.members, self.sums, spliced_AD, self.divergence_A[2:], strict=True
         ):
             spliced = spliced_D.sum() / targets
@@ -194,39 +214,40 @@ class _Arms:
                 "documents": int(seen_D.sum()),
             }
             metrics = {name: float(value) for name, value in metrics.items()}
-            yield Evaluation(member.name, str(self.site), metrics, sums.density_F)
+            yield Evaluation(name, str(self.site), metrics, sums.density_F)
 
 
-def one_device() -> Mesh:
-    """A mesh that hides the surrounding one (training's), whose explicit axes a language model cannot run under."""
-    return jax.make_mesh((1,), ("evaluation",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1])
+def _places(model: Any, mesh: Mesh | None) -> tuple[Places, Placement]:
+    """Where the evaluation happens; without a mesh of a run, where the language model is split, else on one device."""
+    if mesh is None:
+        placement = place(model)
+        mesh = default_mesh(list(placement.batch.mesh.devices.flat))
+    else:
+        placement = place_together(model, list(mesh.devices.flat))
+    return Places.of(mesh, placement), placement
 
 
-def _mesh_of(state: Any) -> Mesh:
-    """The mesh that the model's parameters are split over; one device where they are not."""
-    sharding = jax.tree.leaves(state)[0].sharding
-    split = isinstance(sharding, NamedSharding) and sharding.mesh.size > 1
-    return sharding.mesh if split else one_device()
+def _rounded(batch_size: int, parts: int, sequences: int, say: bool) -> int:
+    """Sequences at once, as many on every device; says what of the last batch is there only for that."""
+    rounded = -(-batch_size // parts) * parts
+    if say and rounded > batch_size and jax.process_index() == 0:
+        idle = 1 - sequences / (-(-sequences // rounded) * rounded)
+        print(
+            f"evaluate: {rounded} sequences at once instead of {batch_size}, as many on each of {parts} devices; "
+            f"{idle:.0%} of the rows fill up the last batch"
+        )
+    return rounded
 
 
-def _runs_of_members(members: Sequence[Member]) -> Iterator[tuple[Site, list[Member]]]:
-    by_site: dict[Site, list[Member]] = {}
-    for member in members:
-        by_site.setdefault(Site.parse(member.site), []).append(member)
-    for site, group in by_site.items():
-        for start in range(0, len(group), MEMBERS_AT_ONCE):
-            yield site, group[start : start + MEMBERS_AT_ONCE]
+def _width(language_model: LanguageModel, site: str) -> int:
+    return language_model.model.site_width(Site.parse(site).name)
 
 
 def _check(language_model: LanguageModel, members: Sequence[Member]) -> None:
-    names = [member.name for member in members]
-    if len(set(names)) < len(names):
-        raise ValueError(f"members must have different names; got {sorted(names)}")
+    check_names(members)
     layers = language_model.model.settings.num_layers
     for member in members:
         site = Site.parse(member.site)
         if site.layer >= layers:
             raise ValueError(f"{member.name}: site {site} is not in the model, whose layers are 0 to {layers - 1}")
-        width, own = language_model.model.site_width(site.name), member.autoencoder.W_dec.shape[-1]
-        if width != own:
-            raise ValueError(f"{member.name}: takes activations of width {own}; site {site} has width {width}")
+        check_width(member, member.autoencoder, _width(language_model, member.site))

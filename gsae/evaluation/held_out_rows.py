@@ -5,16 +5,20 @@ Axes: N rows of a batch, D activation width.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from gsae.activations.superblocks import Superblocks
 from gsae.errors import SettingError
-from gsae.evaluation.evaluate import MEMBERS_AT_ONCE, Evaluation, Member, one_device
+from gsae.evaluation.evaluate import Evaluation
+from gsae.evaluation.members import Member, check_names, check_width, placed_runs
 from gsae.evaluation.metrics import Sums, mean_of, reconstruct
+from gsae.evaluation.places import Places, default_mesh
+from gsae.mesh import in_turn
 
 ROWS_AT_ONCE = 8192  # in one program
 # What `evaluate` measures with a language model, and nobody without one: gaps in the results.
@@ -42,6 +46,7 @@ def evaluate_rows(
     *,
     rows: int,
     skip_rows: int = 0,
+    mesh: Mesh | None = None,
     progress: bool = True,
     on_result: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
@@ -54,8 +59,9 @@ def evaluate_rows(
         members: in any order; those of one site share its rows.
         rows: how many rows to use; 0, or more than there are, for all. Fewer rows are always a part of more.
         skip_rows: so many rows are passed over first: for choices that must not see what they lead to.
+        mesh: with the axes of `gsae.mesh`, on whose devices this happens, in all their processes at once; None for one.
         progress: draws a progress bar.
-        on_result: called with each evaluation when it is finished, at most MEMBERS_AT_ONCE together.
+        on_result: called with each evaluation when it is finished, at most `members.AT_ONCE` together.
 
     Returns:
         The evaluations in the order of the members.
@@ -67,42 +73,51 @@ def evaluate_rows(
     _check(held_out, members)
     chosen = choose_rows(held_out, rows, skip_rows)
     results: dict[str, Evaluation] = {}
-    bar = tqdm(total=len(chosen) * len(members), unit=" rows", unit_scale=True, desc="evaluate", disable=not progress)
-    with bar, jax.set_mesh(one_device()):
-        for site in dict.fromkeys(member.site for member in members):
-            here = [member for member in members if member.site == site]
-            for start in range(0, len(here), MEMBERS_AT_ONCE):
-                for evaluation in _evaluated(held_out, site, here[start : start + MEMBERS_AT_ONCE], chosen, bar):
-                    results[evaluation.name] = evaluation
-                    if on_result is not None:
-                        on_result(evaluation)
+    places = Places.of(mesh or default_mesh())
+    quiet = not progress or jax.process_index() > 0
+    total = len(chosen) * len(members)
+    with tqdm(total=total, unit=" rows", unit_scale=True, desc="evaluate", disable=quiet) as bar:
+        for site, run in placed_runs(members, places, held_out.width):
+            for evaluation in _evaluated(held_out, site, run, chosen, places, bar):
+                results[evaluation.name] = evaluation
+                if on_result is not None:
+                    on_result(evaluation)
     return [results[member.name] for member in members]
 
 
 def _evaluated(
-    held_out: Superblocks, site: str, members: Sequence[Member], chosen: range, bar: tqdm
+    held_out: Superblocks, site: str, members: Sequence[tuple[str, Any]], chosen: range, places: Places, bar: tqdm
 ) -> list[Evaluation]:
-    autoencoders = [jax.tree.map(jnp.asarray, jax.device_get(member.autoencoder)) for member in members]
-    sums: list[Sums] = []
-    for rows_ND, keep_N in _batches(held_out, site, chosen):
-        x_1ND, keep_1N = jnp.asarray(rows_ND[None]).astype(jnp.float32), jnp.asarray(keep_N[None])
-        if not sums:
-            shift_D = mean_of(x_1ND, keep_1N)
-            sums = [Sums(np.asarray(shift_D)) for _ in members]
-        made = [reconstruct(autoencoder, x_1ND, keep_1N, shift_D)[1] for autoencoder in autoencoders]
+    shift_D, sums = None, []
+
+    @in_turn
+    def programs(rows_ND: np.ndarray, keep_N: np.ndarray) -> list[dict[str, jax.Array]]:
+        nonlocal shift_D, sums
+        x_N1D, keep_N1 = places.feed(rows_ND[:, None].astype(np.float32)), places.feed(keep_N[:, None])
+        with jax.set_mesh(places.mesh):
+            if shift_D is None:
+                shift_D = mean_of(x_N1D, keep_N1)
+                sums = [Sums(np.asarray(shift_D)) for _ in members]
+            return [reconstruct(autoencoder, x_N1D, keep_N1, shift_D)[1] for _, autoencoder in members]
+
+    for rows_ND, keep_N in _batches(held_out, site, chosen, places.parts):
+        made = programs(rows_ND, keep_N)
         for total, some in zip(sums, made, strict=True):
             total.add(jax.device_get(some))
         bar.update(int(keep_N.sum()) * len(members))
     gaps = dict.fromkeys(NEEDS_A_LANGUAGE_MODEL, math.nan)
     return [
-        Evaluation(member.name, site, total.metrics() | gaps, total.density_F)
-        for member, total in zip(members, sums, strict=True)
+        Evaluation(name, site, total.metrics() | gaps, total.density_F)
+        for (name, _), total in zip(members, sums, strict=True)
     ]
 
 
-def _batches(held_out: Superblocks, site: str, chosen: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The chosen rows, [N, D], all batches of one shape, and [N] which of them are not there to fill up the last."""
-    size = min(ROWS_AT_ONCE, len(chosen))
+def _batches(held_out: Superblocks, site: str, chosen: range, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The chosen rows, [N, D], all batches of one shape, and [N] which of them are not there to fill up the last.
+
+    N is a multiple of `parts`.
+    """
+    size = -(-min(ROWS_AT_ONCE, len(chosen)) // parts) * parts
     waiting = np.empty((0, held_out.width(site)))
     R = held_out.superblock_rows
     for k in range(chosen.start // R, -(-chosen.stop // R)):
@@ -118,12 +133,8 @@ def _batches(held_out: Superblocks, site: str, chosen: range) -> Iterator[tuple[
 
 
 def _check(held_out: Superblocks, members: Sequence[Member]) -> None:
-    names = [member.name for member in members]
-    if len(set(names)) < len(names):
-        raise ValueError(f"members must have different names; got {sorted(names)}")
+    check_names(members)
     for member in members:
         if member.site not in held_out.sites:
             raise ValueError(f"{member.name}: the rows have the sites {', '.join(held_out.sites)}, not {member.site}")
-        width, own = held_out.width(member.site), member.autoencoder.W_dec.shape[-1]
-        if width != own:
-            raise ValueError(f"{member.name}: takes activations of width {own}; {member.site} has width {width}")
+        check_width(member, member.autoencoder, held_out.width(member.site))

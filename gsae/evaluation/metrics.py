@@ -5,7 +5,7 @@ Every metric is a function of means over all tokens that count, so the batch siz
 measured about a mean (FVU, centred gamma) is summed relative to a provisional shift, the mean of the first batch: sums
 of squares around a point far from the mean would cancel.
 
-Axes: N tokens, D activation width, F features.
+Axes: N tokens, C of them in a chunk, M shards of tokens on a mesh, D activation width, F features.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
+
+from gsae import mesh as axes
 
 CHUNK_BYTES = 4 << 20  # one [tokens, F] float32 array of a chunk: it stays in a CPU's cache (measured: twice as fast)
 CHUNK_TOKENS = (256, 4096)  # fewest, most: enough rows for a matrix unit, few enough for float32 sums
@@ -32,6 +35,9 @@ def reconstruct(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Encodes and decodes activations, in float32 and in chunks of tokens. Compiled once for each kind and size.
 
+    Inside an explicit mesh of `gsae.mesh` (`one_member`) tokens are split over `data` and features over `feature`, as
+    in training; B has to be a multiple of both together. The sums come back whole on every device.
+
     Args:
         autoencoder: one that takes raw activations (arrays are arguments of the program, not constants).
         x_BTD: activations.
@@ -41,56 +47,68 @@ def reconstruct(
     Returns:
         The reconstruction [B, T, D], also of tokens that do not count, and the sums that `Sums.add` takes.
     """
-    x_ND = x_BTD.reshape(-1, x_BTD.shape[-1]).astype(jnp.promote_types(x_BTD.dtype, jnp.float32))
-    keep_N, tokens = keep_BT.reshape(-1), x_ND.shape[0]
-    features = jax.eval_shape(autoencoder.encode, x_ND[:1]).shape[-1]
-    chunk = min(rows_at_once(features), tokens)
+    x_BTD = _place(x_BTD.astype(jnp.promote_types(x_BTD.dtype, jnp.float32)), axes.DATA, None, None)
+    keep_BT = _place(keep_BT, axes.DATA, None)
+    shards, parts = (_mesh_size(axis) for axis in (axes.DATA, axes.FEATURE))
+    tokens, width = x_BTD.shape[0] * x_BTD.shape[1] // shards, x_BTD.shape[2]  # of one shard
+    chunk = min(rows_at_once(autoencoder.W_dec.shape[0] // parts), tokens)
     padding = -tokens % chunk
-    x_KCD = jnp.pad(x_ND, ((0, padding), (0, 0))).reshape(-1, chunk, x_ND.shape[-1])
-    keep_KC = jnp.pad(keep_N, (0, padding)).reshape(-1, chunk)
+    # Each shard cuts its own tokens into chunks: M shards, K chunks of C tokens.
+    x_MND = _reshape(x_BTD, (shards, tokens, width), axes.DATA)
+    keep_MN = _reshape(keep_BT, (shards, tokens), axes.DATA)
+    x_MND, keep_MN = jnp.pad(x_MND, ((0, 0), (0, padding), (0, 0))), jnp.pad(keep_MN, ((0, 0), (0, padding)))
+    x_KMCD = _reshape(x_MND, (shards, -1, chunk, width), axes.DATA).swapaxes(0, 1)
+    keep_KMC = _reshape(keep_MN, (shards, -1, chunk), axes.DATA).swapaxes(0, 1)
 
     def one_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        x_CD, keep_C = inputs
+        x_MCD, keep_MC = inputs
         # Accelerators round the operands of float32 products by default: a metric must not see that.
         with jax.default_matmul_precision("highest"):
-            f_CF = autoencoder.encode(x_CD)
-            x_hat_CD = autoencoder.decode(f_CF)
-        return x_hat_CD, _sums(x_CD, x_hat_CD, f_CF, autoencoder.active(f_CF), keep_C, shift_D)
+            f_MCF = autoencoder.encode(x_MCD)
+            x_hat_MCD = autoencoder.decode(f_MCF)
+        return x_hat_MCD, _sums(x_MCD, x_hat_MCD, f_MCF, autoencoder.active(f_MCF), keep_MC, shift_D)
 
-    x_hat_KCD, sums = jax.lax.map(one_chunk, (x_KCD, keep_KC))
-    sums["fired"] = sums["fired"].sum(0)  # exact in int32; the other sums of chunks go to the host one by one
-    return x_hat_KCD.reshape(-1, x_ND.shape[-1])[:tokens].reshape(x_BTD.shape), sums
+    x_hat_KMCD, sums = jax.lax.map(one_chunk, (x_KMCD, keep_KMC))
+    x_hat_MND = _reshape(x_hat_KMCD.swapaxes(0, 1), (shards, tokens + padding, width), axes.DATA)[:, :tokens]
+    fired_F = sums.pop("fired").sum((0, 1))  # exact in int32; the other sums of chunks go to the host one by one
+    sums = {name: _place(value_KM) for name, value_KM in sums.items()}
+    sums = {name: value_KM.reshape(-1, *value_KM.shape[2:]) for name, value_KM in sums.items()}
+    x_hat_BTD = _place(_reshape(x_hat_MND, x_BTD.shape, axes.DATA), (axes.DATA, axes.FEATURE), None, None)
+    return x_hat_BTD, sums | {"fired": _place(fired_F)}
 
 
-def _sums(x_CD, x_hat_CD, f_CF, active_CF, keep_C, shift_D) -> dict[str, jax.Array]:
+def _sums(x_MCD, x_hat_MCD, f_MCF, active_MCF, keep_MC, shift_D) -> dict[str, jax.Array]:
+    """Over the C tokens of each shard."""
+
     def over_tokens(values):
         """Sum over the tokens that count; `where`, so that what is not finite elsewhere stays out."""
-        keep = keep_C.reshape(keep_C.shape + (1,) * (values.ndim - 1))
-        return jnp.where(keep, values, 0).sum(0)
+        keep = jnp.expand_dims(keep_MC, tuple(range(2, values.ndim)))
+        return jnp.where(keep, values, 0).sum(1)
 
     def dot(a, b):
         return (a * b).sum(-1)
 
-    y_CD, y_hat_CD = x_CD - shift_D, x_hat_CD - shift_D
-    x_squared_C, x_hat_squared_C, x_dot_x_hat_C = dot(x_CD, x_CD), dot(x_hat_CD, x_hat_CD), dot(x_CD, x_hat_CD)
-    x_norm_C, x_hat_norm_C = jnp.sqrt(x_squared_C), jnp.sqrt(x_hat_squared_C)
-    norms_C = x_norm_C * x_hat_norm_C
+    y_MCD, y_hat_MCD = x_MCD - shift_D, x_hat_MCD - shift_D
+    x_squared_MC, x_hat_squared_MC, x_dot_x_hat_MC = dot(x_MCD, x_MCD), dot(x_hat_MCD, x_hat_MCD), dot(x_MCD, x_hat_MCD)
+    x_norm_MC, x_hat_norm_MC = jnp.sqrt(x_squared_MC), jnp.sqrt(x_hat_squared_MC)
+    norms_MC = x_norm_MC * x_hat_norm_MC
     per_token = {
-        "squared_error": dot(x_CD - x_hat_CD, x_CD - x_hat_CD),
-        "x_squared": x_squared_C,
-        "x_hat_squared": x_hat_squared_C,
-        "x_dot_x_hat": x_dot_x_hat_C,
-        "x_norm": x_norm_C,
-        "x_hat_norm": x_hat_norm_C,
-        "cosine": jnp.where(norms_C == 0, 0, x_dot_x_hat_C / jnp.where(norms_C == 0, 1, norms_C)),
-        "l1": jnp.abs(f_CF).sum(-1),
-        "y": y_CD,
-        "y_hat": y_hat_CD,
-        "y_squared": dot(y_CD, y_CD),
-        "y_hat_squared": dot(y_hat_CD, y_hat_CD),
-        "y_dot_y_hat": dot(y_CD, y_hat_CD),
+        "squared_error": dot(x_MCD - x_hat_MCD, x_MCD - x_hat_MCD),
+        "x_squared": x_squared_MC,
+        "x_hat_squared": x_hat_squared_MC,
+        "x_dot_x_hat": x_dot_x_hat_MC,
+        "x_norm": x_norm_MC,
+        "x_hat_norm": x_hat_norm_MC,
+        "cosine": jnp.where(norms_MC == 0, 0, x_dot_x_hat_MC / jnp.where(norms_MC == 0, 1, norms_MC)),
+        "l1": jnp.abs(f_MCF).sum(-1),
+        "y": y_MCD,
+        "y_hat": y_hat_MCD,
+        "y_squared": dot(y_MCD, y_MCD),
+        "y_hat_squared": dot(y_hat_MCD, y_hat_MCD),
+        "y_dot_y_hat": dot(y_MCD, y_hat_MCD),
     }
-    counts = {"tokens": keep_C.sum(dtype=jnp.int32), "fired": (active_CF & keep_C[:, None]).sum(0, dtype=jnp.int32)}
+    fired_MF = (active_MCF & keep_MC[..., None]).sum(1, dtype=jnp.int32)
+    counts = {"tokens": keep_MC.sum(1, dtype=jnp.int32), "fired": fired_MF}
     return {name: over_tokens(values) for name, values in per_token.items()} | counts
 
 
@@ -157,6 +175,25 @@ def mean_of(x_BTD: jax.Array, keep_BT: jax.Array) -> jax.Array:
     """The mean of the tokens that count, [D] float32: a good provisional shift."""
     kept = jnp.where(keep_BT[..., None], x_BTD.astype(jnp.promote_types(x_BTD.dtype, jnp.float32)), 0)
     return kept.sum((0, 1)) / jnp.maximum(keep_BT.sum(), 1)
+
+
+def _mesh_size(axis: str) -> int:
+    """Over how many devices an axis of the surrounding explicit mesh goes; 1 without such a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape[axis] if axis in mesh.explicit_axes else 1
+
+
+def _place(array: jax.Array, *spec: str | tuple[str, ...] | None) -> jax.Array:
+    """The array split so over the surrounding explicit mesh; as it is without one."""
+    explicit = axes.DATA in jax.sharding.get_abstract_mesh().explicit_axes
+    return jax.sharding.reshard(array, PartitionSpec(*spec)) if explicit else array
+
+
+def _reshape(array: jax.Array, shape: tuple[int, ...], first: str) -> jax.Array:
+    """`jnp.reshape` whose first axis stays split over one of the mesh's; no number changes its device."""
+    explicit = first in jax.sharding.get_abstract_mesh().explicit_axes
+    spec = PartitionSpec(first, *(None,) * (len(shape) - 1)) if explicit else None
+    return jnp.reshape(array, shape, out_sharding=spec)
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:

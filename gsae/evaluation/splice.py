@@ -9,7 +9,8 @@ those of the arms one after the other: three [chunk, V] float32 arrays at a time
 large vocabularies) instead of 4 B T V bytes an arm. What is kept is the last residual stream of every arm, 4 B T D
 bytes an arm in float32.
 
-Axes: A arms, B sequences, T positions, D model width, W site width, V vocabulary, N predictions, C of them in a chunk.
+Axes: A arms, B sequences, T positions, D model width, W site width, V vocabulary, N predictions of a sequence, C of
+them in a chunk.
 """
 
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from gsae.language_models.sites import Site
 
@@ -87,36 +89,53 @@ def score(
     """
     model = nnx.merge(graph, state)
     sequences, predictions = tokens_BT.shape[0], tokens_BT.shape[1] - 1
-    streams_AND = jnp.stack([stream[:, :-1].reshape(-1, stream.shape[-1]) for stream in streams])
-    arms, count, width = streams_AND.shape
-    chunk = min(max(CHUNK_BYTES // (4 * model.settings.vocabulary), FEWEST_TOKENS), count)
-    padding = -count % chunk
-    streams_KACD = jnp.pad(streams_AND, ((0, 0), (0, padding), (0, 0))).reshape(arms, -1, chunk, width).swapaxes(0, 1)
-    targets_KC = jnp.pad(tokens_BT[:, 1:].reshape(-1), (0, padding)).reshape(-1, chunk)
+    # A chunk is some positions of all sequences, not some sequences: so each device has its part of every chunk.
+    shards = _sequence_shards()
+    chunk = max(CHUNK_BYTES // (4 * model.settings.vocabulary), FEWEST_TOKENS)
+    positions = min(-(-chunk * shards // sequences), predictions)
+    padding = -predictions % positions
+    streams_ABND = jnp.stack([stream[:, :-1] for stream in streams])
+    arms, width = len(streams), streams_ABND.shape[-1]
+    streams_ABND = jnp.pad(streams_ABND, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    streams_KABCD = jnp.moveaxis(streams_ABND.reshape(arms, sequences, -1, positions, width), 2, 0)
+    targets_BN = jnp.pad(tokens_BT[:, 1:], ((0, 0), (0, padding)))
+    targets_KBC = jnp.moveaxis(targets_BN.reshape(sequences, -1, positions), 1, 0)
 
-    def logits_and_normaliser(stream_CD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_CV = model.unembed(stream_CD[None])[0]
-        logits_CV = logits_CV.astype(jnp.promote_types(logits_CV.dtype, jnp.float32))
-        greatest_C1 = logits_CV.max(-1, keepdims=True)
-        return logits_CV, greatest_C1 + jnp.log(jnp.exp(logits_CV - greatest_C1).sum(-1, keepdims=True))
+    def logits_and_normaliser(stream_BCD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_BCV = model.unembed(stream_BCD)
+        logits_BCV = logits_BCV.astype(jnp.promote_types(logits_BCV.dtype, jnp.float32))
+        greatest_BC1 = logits_BCV.max(-1, keepdims=True)
+        return logits_BCV, greatest_BC1 + jnp.log(jnp.exp(logits_BCV - greatest_BC1).sum(-1, keepdims=True))
 
     def one_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        streams_ACD, targets_C = inputs
-        logits_CV, normaliser_C1 = logits_and_normaliser(streams_ACD[0])
-        clean_CV = logits_CV - normaliser_C1
-        probability_CV = jnp.exp(clean_CV)
+        streams_ABCD, targets_BC = inputs
+        logits_BCV, normaliser_BC1 = logits_and_normaliser(streams_ABCD[0])
+        clean_BCV = logits_BCV - normaliser_BC1
+        probability_BCV = jnp.exp(clean_BCV)
 
-        def one_arm(stream_CD: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits_CV, normaliser_C1 = logits_and_normaliser(stream_CD)
-            of_targets_C1 = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)
-            divergence_C = (probability_CV * (clean_CV - (logits_CV - normaliser_C1))).sum(-1)
-            return (normaliser_C1 - of_targets_C1)[:, 0], divergence_C
+        def one_arm(stream_BCD: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits_BCV, normaliser_BC1 = logits_and_normaliser(stream_BCD)
+            of_targets_BC1 = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)
+            divergence_BC = (probability_BCV * (clean_BCV - (logits_BCV - normaliser_BC1))).sum(-1)
+            return (normaliser_BC1 - of_targets_BC1)[..., 0], divergence_BC
 
-        return jax.lax.map(one_arm, streams_ACD)
+        return jax.lax.map(one_arm, streams_ABCD)
 
-    cross_entropy_KAC, divergence_KAC = jax.lax.map(one_chunk, (streams_KACD, targets_KC))
+    cross_entropy_KABC, divergence_KABC = jax.lax.map(one_chunk, (streams_KABCD, targets_KBC))
 
-    def per_prediction(values_KAC: jax.Array) -> jax.Array:
-        return values_KAC.swapaxes(0, 1).reshape(arms, -1)[:, :count].reshape(arms, sequences, predictions)
+    def per_prediction(values_KABC: jax.Array) -> jax.Array:
+        values_ABN = jnp.moveaxis(values_KABC, 0, 2).reshape(arms, sequences, -1)[..., :predictions]
+        return _everywhere(values_ABN)
 
-    return per_prediction(cross_entropy_KAC), per_prediction(divergence_KAC)
+    return per_prediction(cross_entropy_KABC), per_prediction(divergence_KABC)
+
+
+def _sequence_shards() -> int:
+    """Over how many devices of the surrounding mesh, at most, sequences are split."""
+    return max(jax.sharding.get_abstract_mesh().size, 1)
+
+
+def _everywhere(array: jax.Array) -> jax.Array:
+    """Whole on every device of the surrounding mesh, so that every process can read it."""
+    inside = not jax.sharding.get_abstract_mesh().empty
+    return jax.lax.with_sharding_constraint(array, PartitionSpec()) if inside else array

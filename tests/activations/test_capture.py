@@ -15,13 +15,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tiny_harvest import CONTEXT, HARVEST, SITES, VOCABULARY, make_language_model
 
 from gsae.activations.batches import Batches
-from gsae.activations.capture import DTYPES, place, program, traced
+from gsae.activations.capture import DTYPES, program, traced
 from gsae.activations.gradients import site_gradients, summed_cross_entropy
 from gsae.activations.harvest import harvest
 from gsae.activations.live import Live
 from gsae.activations.store import ActivationStore
 from gsae.activations.superblocks import GRADIENT
 from gsae.errors import SettingError
+from gsae.language_models.placement import place
 from gsae.language_models.sites import Site
 from gsae.throughput import count_flops
 

@@ -4,9 +4,9 @@ import jax
 import pytest
 
 from gsae.activations import fitting
-from gsae.activations.capture import place
 from gsae.activations.fitting import fit
 from gsae.errors import SettingError
+from gsae.language_models.placement import place
 from gsae.language_models.sites import Site
 
 SITE = [Site(1, "mlp_out")]

@@ -134,7 +134,7 @@ def test_zero_at_all_positions_is_another_convention(language_model):
 def test_several_sites_and_finished_members(language_model, monkeypatch):
     sites = ("mlp_out.1", "attn_out.0", "mlp_out.1", "mlp_out.1")
     members = [Member(f"m{i}", site, random_gated(i)) for i, site in enumerate(sites)]
-    monkeypatch.setattr("gsae.evaluation.evaluate.MEMBERS_AT_ONCE", 2)
+    monkeypatch.setattr("gsae.evaluation.members.AT_ONCE", 2)
     finished = []
     everything = run(language_model, members, on_result=finished.append)
     assert [e.name for e in everything] == ["m0", "m1", "m2", "m3"]

@@ -75,7 +75,7 @@ def test_what_cannot_be_judged_is_named():
         evaluate_rows(held_out(), MEMBERS, rows=0, skip_rows=200, progress=False)
     with pytest.raises(ValueError, match="the rows have the sites here, there, not nowhere"):
         evaluate_rows(held_out(), [member("a", "nowhere", 0)], rows=0, progress=False)
-    with pytest.raises(ValueError, match="takes activations of width 5; here has width 6"):
+    with pytest.raises(ValueError, match="takes activations of width 5; site here has width 6"):
         evaluate_rows(held_out(), [member("a", "here", 0, width=5)], rows=0, progress=False)
     with pytest.raises(ValueError, match="different names"):
         evaluate_rows(held_out(), [MEMBERS[0], MEMBERS[0]], rows=0, progress=False)

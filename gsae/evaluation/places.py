@@ -1,0 +1,89 @@
+"""Where an evaluation happens: the language model behind automatic axes, the autoencoders on the explicit mesh.
+
+Both use the same devices. A batch of sequences is split over all of them (over fewer where several share one copy of
+the language model); an autoencoder sees its tokens over `data` and its features over `feature`, as in training. What
+goes from one side to the other is activations, [B, T, D]. Several processes feed their parts of every batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gsae import mesh as axes
+from gsae.language_models.placement import Placement
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where autoencoders, their activations and the language model's batches are.
+
+    Attributes:
+        mesh: explicit, with the axes of `gsae.mesh`, `sweep` of size one.
+        sequences: how the language model's batches [B, T, ...] are split; without a language model, as `activations`.
+        parts: B has to be a multiple.
+    """
+
+    mesh: Mesh
+    sequences: NamedSharding
+    parts: int
+
+    @classmethod
+    def of(cls, mesh: Mesh, placement: Placement | None = None) -> "Places":
+        """On the devices of a run's mesh, and where a language model has been placed."""
+        mesh = axes.one_member(mesh)
+        rows = NamedSharding(mesh, PartitionSpec((axes.DATA, axes.FEATURE)))
+        if placement is None:
+            return cls(mesh, rows, mesh.size)
+        return cls(mesh, placement.batch, int(np.lcm(mesh.size, placement.parts)))
+
+    @property
+    def activations(self) -> NamedSharding:
+        """How activations [B, T, D] come to the autoencoders and go from them: B over all devices."""
+        return NamedSharding(self.mesh, PartitionSpec((axes.DATA, axes.FEATURE)))
+
+    def feed(self, array_BT: np.ndarray) -> jax.Array:
+        """A batch as every process has it, [B, T, ...]; each sends its devices' parts."""
+        return jax.make_array_from_callback(array_BT.shape, self.sequences, lambda index: array_BT[index])
+
+    def to_autoencoders(self, array_BT: jax.Array) -> jax.Array:
+        """From where the language model leaves it."""
+        return jax.device_put(array_BT, self.activations)
+
+    def to_language_model(self, array_BT: jax.Array) -> jax.Array:
+        """From where an autoencoder leaves it."""
+        return jax.device_put(array_BT, self.sequences)
+
+    def autoencoder(self, given: Any) -> Any:
+        """An autoencoder of any arrays, its features split over the mesh; of a host's arrays only its devices' parts."""
+        specs = given.partition_specs()
+        return given.replace(
+            **{name: self._put(getattr(given, name), getattr(specs, name)) for name in given.feature_axes}
+        )
+
+    def _put(self, leaf: Any, spec: PartitionSpec) -> jax.Array:
+        sharding = NamedSharding(self.mesh, spec)
+        if isinstance(leaf, jax.Array) and (not self.mesh.is_multi_process or not leaf.is_fully_addressable):
+            return jax.device_put(leaf, sharding)
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def default_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """For autoencoders that are judged outside of a run: whole on each device, tokens over these devices; None for one.
+
+    It hides the surrounding mesh, if there is one: the arrays are elsewhere.
+    """
+    grid = np.asarray(devices or jax.local_devices()[:1]).reshape(1, -1, 1)
+    return Mesh(grid, axes.AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def bytes_on_a_device(autoencoder: Any) -> int:
+    """What a placed autoencoder takes of each device."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(autoencoder)
+    )
