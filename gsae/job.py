@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from gsae import artifacts, recipe, schema
 from gsae.activations.row_import import HELD_OUT, TRAIN
@@ -19,6 +20,7 @@ from gsae.errors import RunError, SettingError
 from gsae.language_models.sites import Site, names_of
 from gsae.mesh import make_mesh, split_over
 from gsae.text.tokens import TokenStore
+from gsae.training.extraction import on_every_host
 from gsae.training.groups import Group, Point, group_points
 from gsae.training.sinks import require_wandb
 from gsae.training.step import GroupState, initial_state
@@ -66,7 +68,7 @@ class Job:
         artifacts.write_json(recorded, schema.plain(self.config))
 
     @functools.cached_property
-    def mesh(self) -> jax.sharding.Mesh:
+    def mesh(self) -> Mesh:
         """The mesh that the sweep trains on."""
         sizes = self.config.mesh
         return make_mesh(sizes.sweep, sizes.data, sizes.feature, reserved=self.config.activations.devices)
@@ -265,14 +267,28 @@ class Job:
         """Where what came of a point is kept."""
         return self.workdir / "evaluation" / point.name
 
-    def members(self, states: Mapping[str, GroupState]) -> Iterator[tuple[Point, Any, str]]:
-        """Every point with its autoencoder, as it works on raw activations, and its status."""
+    def members(
+        self, states: Mapping[str, GroupState], take: Callable[[Any, int, Mesh], Any]
+    ) -> Iterator[tuple[Point, Callable[[], Any], str]]:
+        """Every point with its autoencoder, as it works on raw activations, and its status.
+
+        Args:
+            states: by group.
+            take: out of a group: `member_on_mesh` or `member_on_host` of `training.extraction`.
+
+        Yields:
+            The autoencoder is a function, so that one is taken at a time; all processes call it together.
+        """
         for group in self.groups:
-            state = jax.device_get(states[group.name])
+            state = states[group.name]
+            active = on_every_host(state.active, self.mesh)
             for index, point in enumerate(group.points):
-                autoencoder = jax.tree.map(lambda leaf, index=index: leaf[index], state.autoencoder)
-                status = "ok" if state.active[index] else "non-finite"
-                yield point, autoencoder.rescaled(self.input_scale(point.site)), status
+                made = functools.partial(self._autoencoder, take, state.autoencoder, index, point.site)
+                yield point, made, "ok" if active[index] else "non-finite"
+
+    def _autoencoder(self, take: Callable[[Any, int, Mesh], Any], stacked: Any, index: int, site: str) -> Any:
+        taken = take(stacked, index, self.mesh)
+        return None if taken is None else taken.rescaled(self.input_scale(site))
 
     def initial_state(self, group: Group) -> GroupState:
         """The state of a group before step 0, its decoder bias where the settings want it."""

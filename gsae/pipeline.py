@@ -25,6 +25,7 @@ from gsae.errors import RunError, SettingError
 from gsae.job import Job
 from gsae.tokenise import tokenise
 from gsae.training.allocator import keep_freed_memory
+from gsae.training.extraction import member_on_host, member_on_mesh
 from gsae.training.groups import Point
 from gsae.training.step import GroupState, batch_sharding
 
@@ -159,9 +160,13 @@ def train(job: Job) -> None:
         )
     if job.producer:
         print(f"live: {job.producer.describe()}")
-    for point, autoencoder, status in job.members(states):
+    for point, take, status in job.members(states, member_on_host):
         about = {**recipe.describe(config, point), "status": status, "training": identity}
-        save(autoencoder, job.autoencoder_path(point), about)
+        autoencoder = take()
+        if autoencoder is not None:  # in process 0
+            save(autoencoder, job.autoencoder_path(point), about)
+    if jax.process_count() > 1:  # nobody reads them before the last one is there
+        multihost_utils.sync_global_devices("exported")
 
 
 def _is_trained(job: Job, point: Point, identity: str) -> bool:
@@ -177,16 +182,17 @@ def _look(job: Job, step: int, states: Mapping[Any, GroupState]) -> None:
 
     rows = []
     evaluation = job.config.evaluation
-    members = {point.name: (point, autoencoder, status) for point, autoencoder, status in job.members(states)}
+    members = {point.name: (point, take, status) for point, take, status in job.members(states, member_on_mesh)}
     for result in _evaluated(job, members, tokens=evaluation.quick_tokens, bootstrap_samples=0, progress=False):
         point, _, status = members[result.name]
         rows.append({**recipe.describe(job.config, point), **result.metrics, "steps": step, "status": status})
-    draw_frontier(job.workdir / "frontier.png", rows)
+    if jax.process_index() == 0:
+        draw_frontier(job.workdir / "frontier.png", rows)
 
 
 def evaluate(job: Job) -> None:
     """Every point on held-out text or rows; each result is kept as soon as it is there."""
-    from gsae.autoencoders.saving import load, read_metadata
+    from gsae.autoencoders.saving import load_on_host, read_metadata
 
     settings = job.config.evaluation
     made_from = {
@@ -201,9 +207,11 @@ def evaluate(job: Job) -> None:
             raise RunError(f"{path}: has not been made yet; run --stage=train first")
         digests[point.name] = {**made_from, "weights": manifest["files"]}
         if not _is_evaluated(job, point, digests[point.name]):
-            members[point.name] = (point, load(path), read_metadata(path)["status"])
+            members[point.name] = (point, functools.partial(load_on_host, path), read_metadata(path)["status"])
 
     def keep(result: Any) -> None:
+        if jax.process_index() > 0:  # every process has the same
+            return
         point, _, status = members[result.name]
         row = {**recipe.describe(job.config, point), **result.metrics, "status": status}
         with artifacts.publish(job.evaluation_path(point), {"made_from": digests[point.name]}) as folder:
@@ -212,6 +220,8 @@ def evaluate(job: Job) -> None:
 
     tokens, samples = settings.tokens, settings.bootstrap_samples
     _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
+    if jax.process_count() > 1:  # nobody reads them before the last one is there
+        multihost_utils.sync_global_devices("evaluated")
 
 
 def _is_evaluated(job: Job, point: Point, made_from: Mapping[str, Any]) -> bool:
@@ -226,22 +236,22 @@ def _json(value: Any) -> Any:
 
 def _evaluated(
     job: Job,
-    members: Mapping[str, tuple[Point, Any, str]],
+    members: Mapping[str, tuple[Point, Callable[[], Any], str]],
     *,
     tokens: int,
     bootstrap_samples: int,
     progress: bool,
     **how: Any,
 ) -> Sequence[Any]:
-    from gsae.evaluation.evaluate import Member
     from gsae.evaluation.evaluate import evaluate as evaluate_members
     from gsae.evaluation.held_out_rows import evaluate_rows
+    from gsae.evaluation.members import Member
 
     settings = job.config.evaluation
-    judged = [Member(name, point.site, autoencoder) for name, (point, autoencoder, _) in members.items()]
+    judged = [Member(name, point.site, take) for name, (point, take, _) in members.items()]
     if not job.has_language_model:
         return evaluate_rows(
-            job.held_out, judged, rows=tokens, skip_rows=settings.skip_tokens, progress=progress, **how
+            job.held_out, judged, rows=tokens, skip_rows=settings.skip_tokens, mesh=job.mesh, progress=progress, **how
         )
     return evaluate_members(
         job.language_model,
@@ -249,6 +259,7 @@ def _evaluated(
         judged,
         tokens=tokens,
         batch_size=settings.sequences_at_once,
+        mesh=job.mesh,
         skip_tokens=settings.skip_tokens,
         zero_convention=settings.zero_ablation,
         bootstrap_samples=bootstrap_samples,

@@ -50,6 +50,11 @@ def load(path: str | Path) -> Autoencoder:
     Raises:
         RunError: where there is no such directory, a file is missing or altered, or its contents are not understood.
     """
+    return jax.tree.map(jnp.asarray, load_on_host(path))
+
+
+def load_on_host(path: str | Path) -> Autoencoder:
+    """The same with NumPy arrays, for one that no single device may be able to hold. Raises as `load` does."""
     path = Path(path)
     artifacts.verify(path)
     config = read_config(path)
@@ -63,7 +68,7 @@ def load(path: str | Path) -> Autoencoder:
     found = {name: array.shape for name, array in arrays.items()}
     if found != expected:
         raise RunError(f"{path / WEIGHTS}: holds {found}, {CONFIG} means {expected}")
-    fields: dict[str, Any] = {name: jnp.asarray(array) for name, array in arrays.items()}
+    fields: dict[str, Any] = dict(arrays)
     return cls(**fields | {"options": options})
 
 

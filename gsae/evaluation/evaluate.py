@@ -150,7 +150,7 @@ class _Arms:
         """Starts the programs of a batch: what they will give is whole on every device."""
         places, how = self.places, {"graph": self.graph, "site": self.site}
         tokens_BT, keep_BT = places.feed(batch.tokens_BT), places.feed(batch.keep_BT)
-        with jax.set_mesh(places.sequences.mesh):
+        with jax.set_mesh(places.automatic):
             before = prefix(self.state, tokens_BT, **how)
             original_BTW = before.original_BTW.astype(jnp.promote_types(before.original_BTW.dtype, jnp.float32))
             zero_BTW = jnp.zeros_like(original_BTW)
@@ -163,7 +163,7 @@ class _Arms:
             made = [reconstruct(autoencoder, x_BTW, counts_BT, self.shift_D) for _, autoencoder in self.members]
         arms = [(original_BTW, keep_BT), (zero_BTW, zero_BT)]
         arms += [(places.to_language_model(x_hat_BTW), keep_BT) for x_hat_BTW, _ in made]
-        with jax.set_mesh(places.sequences.mesh):
+        with jax.set_mesh(places.automatic):
             streams = tuple(spliced_stream(self.state, before, *arm, **how) for arm in arms)
             scores = score(self.state, streams, tokens_BT, graph=self.graph)
         return [sums for _, sums in made], scores
@@ -221,7 +221,7 @@ def _places(model: Any, mesh: Mesh | None) -> tuple[Places, Placement]:
     """Where the evaluation happens; without a mesh of a run, where the language model is split, else on one device."""
     if mesh is None:
         placement = place(model)
-        mesh = default_mesh(list(placement.batch.mesh.devices.flat))
+        mesh = default_mesh(list(placement.mesh.devices.flat))
     else:
         placement = place_together(model, list(mesh.devices.flat))
     return Places.of(mesh, placement), placement

@@ -23,11 +23,13 @@ class Places:
 
     Attributes:
         mesh: explicit, with the axes of `gsae.mesh`, `sweep` of size one.
-        sequences: how the language model's batches [B, T, ...] are split; without a language model, as `activations`.
+        automatic: the language model's, on the same devices (on others in a run that sets devices aside).
+        sequences: how its batches [B, T, ...] are split; without a language model, as `activations`.
         parts: B has to be a multiple.
     """
 
     mesh: Mesh
+    automatic: Mesh
     sequences: NamedSharding
     parts: int
 
@@ -37,8 +39,8 @@ class Places:
         mesh = axes.one_member(mesh)
         rows = NamedSharding(mesh, PartitionSpec((axes.DATA, axes.FEATURE)))
         if placement is None:
-            return cls(mesh, rows, mesh.size)
-        return cls(mesh, placement.batch, int(np.lcm(mesh.size, placement.parts)))
+            return cls(mesh, mesh, rows, mesh.size)
+        return cls(mesh, placement.mesh, placement.batch, int(np.lcm(mesh.size, placement.parts)))
 
     @property
     def activations(self) -> NamedSharding:
@@ -58,7 +60,7 @@ class Places:
         return jax.device_put(array_BT, self.sequences)
 
     def autoencoder(self, given: Any) -> Any:
-        """An autoencoder of any arrays, its features split over the mesh; of a host's arrays only its devices' parts."""
+        """An autoencoder of any arrays, its features split over the mesh; each device gets its part and no more."""
         specs = given.partition_specs()
         return given.replace(
             **{name: self._put(getattr(given, name), getattr(specs, name)) for name in given.feature_axes}

@@ -18,12 +18,14 @@ class Placement(NamedTuple):
 
     Attributes:
         parameters: on the devices.
+        mesh: of the devices, with automatic axes.
         batch: how an array [B, T, ...] is split: over B, by every axis of the mesh that splits no parameter.
         parts: into how many parts; B has to be a multiple.
         split: whether several devices share one copy of the parameters: then they talk during a pass.
     """
 
     parameters: nnx.State
+    mesh: Mesh
     batch: NamedSharding
     parts: int
     split: bool
@@ -61,7 +63,8 @@ def place(model: Any, devices: Sequence[jax.Device] | None = None) -> Placement:
     taken = {axis for leaf in leaves for entry in spec(leaf) for axis in np.atleast_1d(entry)}
     free = tuple(axis for axis in mesh.axis_names if axis not in taken)
     batch = NamedSharding(mesh, PartitionSpec(free or None))
-    return Placement(jax.tree.map(put, parameters), batch, math.prod(mesh.shape[axis] for axis in free), bool(split))
+    parts = math.prod(mesh.shape[axis] for axis in free)
+    return Placement(jax.tree.map(put, parameters), mesh, batch, parts, bool(split))
 
 
 def place_together(model: Any, devices: Sequence[jax.Device]) -> Placement:
@@ -81,7 +84,7 @@ def place_together(model: Any, devices: Sequence[jax.Device]) -> Placement:
     processes = sorted({device.process_index for device in devices})
     if len(processes) == 1:
         return placed
-    local = placed.batch.mesh
+    local = placed.mesh
     if list(local.devices.flat) != own:
         raise RunError("the language model is split over other devices than those of the mesh in this process")
     grids = [
@@ -91,8 +94,10 @@ def place_together(model: Any, devices: Sequence[jax.Device]) -> Placement:
     mesh = Mesh(np.concatenate(grids), local.axis_names, axis_types=(AxisType.Auto,) * len(local.axis_names))
 
     def join(leaf: jax.Array) -> jax.Array:
+        assert isinstance(leaf.sharding, NamedSharding)
         sharding = NamedSharding(mesh, leaf.sharding.spec)
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, [s.data for s in leaf.addressable_shards])
 
     parts = placed.parts // local.axis_sizes[0] * mesh.axis_sizes[0]
-    return Placement(jax.tree.map(join, placed.parameters), NamedSharding(mesh, placed.batch.spec), parts, placed.split)
+    parameters, batch = jax.tree.map(join, placed.parameters), NamedSharding(mesh, placed.batch.spec)
+    return Placement(parameters, mesh, batch, parts, placed.split)
