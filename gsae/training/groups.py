@@ -118,7 +118,9 @@ class Group:
         if not self.padding:
             return text
         waste = self.padding / self.size
-        return f"{text} and {self.padding} inactive to fill the sweep axis ({waste:.0%} of the group's work is wasted)"
+        return (
+            f"{text} and {self.padding} inactive, computed all the same: {waste:.0%} of config.mesh.sweep does nothing"
+        )
 
 
 def group_points(points: Sequence[Point], sweep: int = 1) -> list[Group]:

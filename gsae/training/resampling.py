@@ -10,7 +10,7 @@ These are programs of their own, called by the loop at a few steps, not branches
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -63,6 +63,20 @@ def event_steps(
     return tuple(sorted(set(steps)))
 
 
+class ResamplingPrograms(NamedTuple):
+    """The jitted parts of the resampling of a group.
+
+    Attributes:
+        start: activation width -> no candidates yet.
+        score: (candidates, state, x_BD, step, index of the batch) -> candidates; those given are consumed.
+        revive: (state, candidates, step) -> (state, counts); the state given is consumed.
+    """
+
+    start: jax.stages.Wrapped
+    score: jax.stages.Wrapped
+    revive: jax.stages.Wrapped
+
+
 def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_revived: int = 1024) -> Resample:
     """The resampling of a group: (state, batches, step) -> (state, counts). The given state is consumed.
 
@@ -75,6 +89,25 @@ def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_rev
         A function, to be called before the update of `step`, with the inputs to score as any number of batches [B, D]
         in the store's dtype (those of the coming steps, say). `counts` are int32 [S]: `dead`, and `revived`.
     """
+    programs = resampling_programs(group, settings, mesh, max_revived=max_revived)
+    score, revive = axes.in_turn(programs.score), axes.in_turn(programs.revive)
+
+    def resample(state, batches, step):
+        candidates = None
+        for index, x_BD in enumerate(batches):
+            candidates = programs.start(x_BD.shape[-1]) if candidates is None else candidates
+            candidates = score(candidates, state, x_BD, jnp.int32(step), jnp.int32(index))
+        if candidates is None:
+            raise ValueError("resampling needs at least one batch of inputs to draw from")
+        return revive(state, candidates, jnp.int32(step))
+
+    return resample
+
+
+def resampling_programs(
+    group: Group, settings: StepSettings, mesh: Mesh, *, max_revived: int = 1024
+) -> ResamplingPrograms:
+    """What `make_resampling` calls, and what a test looks into; the same arguments."""
     shards, rows = mesh.shape[axes.DATA], min(max_revived, group.width)
     shardings = state_shardings(group, mesh)
     candidate_shardings = Candidates(
@@ -109,20 +142,11 @@ def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_rev
 
             return over_members(update, state, candidates, mesh)
 
-    score = axes.in_turn(jax.jit(score, donate_argnums=0, out_shardings=candidate_shardings))
-    revive = axes.in_turn(jax.jit(revive, donate_argnums=0, out_shardings=(shardings, None)))
-
-    def resample(state, batches, step):
-        start = jax.jit(none_yet, static_argnums=0, out_shardings=candidate_shardings)
-        candidates = None
-        for index, x_BD in enumerate(batches):
-            candidates = start(x_BD.shape[-1]) if candidates is None else candidates
-            candidates = score(candidates, state, x_BD, jnp.int32(step), jnp.int32(index))
-        if candidates is None:
-            raise ValueError("resampling needs at least one batch of inputs to draw from")
-        return revive(state, candidates, jnp.int32(step))
-
-    return resample
+    return ResamplingPrograms(
+        start=jax.jit(none_yet, static_argnums=0, out_shardings=candidate_shardings),
+        score=jax.jit(score, donate_argnums=0, out_shardings=candidate_shardings),
+        revive=jax.jit(revive, donate_argnums=0, out_shardings=(shardings, None)),
+    )
 
 
 def score_member(candidates: Candidates, member: GroupState, x_BD: jax.Array, key: jax.Array) -> Candidates:
@@ -153,7 +177,7 @@ def score_member(candidates: Candidates, member: GroupState, x_BD: jax.Array, ke
     )
 
     def merge(old: Candidates, score: jax.Array, rows: jax.Array) -> Candidates:
-        score, where = jax.lax.top_k(jnp.concatenate([old.score, score]), keep)
+        score, where = _largest(jnp.concatenate([old.score, score]), keep)
         return Candidates(score=score, rows_RD=jnp.concatenate([old.rows_RD, rows])[where])
 
     return jax.vmap(merge, spmd_axis_name=axes.DATA)(candidates, score, rows)
@@ -197,10 +221,16 @@ def best_directions(candidates: Candidates) -> tuple[jax.Array, jax.Array]:
     keep, width = candidates.rows_RD.shape[-2:]
     score = jnp.reshape(jax.sharding.reshard(candidates.score, PartitionSpec(None, None)), -1)
     rows_RD = jnp.reshape(jax.sharding.reshard(candidates.rows_RD, PartitionSpec(None, None, None)), (-1, width))
-    score, where = jax.lax.top_k(score, keep)
+    score, where = _largest(score, keep)
     rows_RD = rows_RD[where]
     norms_R1 = jnp.linalg.norm(rows_RD, axis=-1, keepdims=True)
     return rows_RD / jnp.where(norms_R1 > 0, norms_R1, 1), jnp.sum(score > -jnp.inf, dtype=jnp.int32)
+
+
+def _largest(score: jax.Array, keep: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k` by sorting: its own program is not partitioned, so other members' scores would be gathered."""
+    negative, where = jax.lax.sort((-score, jnp.arange(score.shape[0])), num_keys=1, is_stable=True)
+    return -negative[:keep], where[:keep]
 
 
 def rank_of(dead_F: jax.Array, mesh: Mesh) -> jax.Array:

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gsae import mesh as axes
 from gsae.autoencoders.context import Context
@@ -82,7 +82,7 @@ class GroupState:
     last_resample: Leaf
 
 
-def initial_state(group: Group, activation_width: int, mesh: Mesh) -> GroupState:
+def initial_state(group: Group, activation_width: int, mesh: Mesh | AbstractMesh) -> GroupState:
     """The state before step 0. A member's parameters follow from its point's seed alone, on any mesh, in any sweep."""
 
     def initialise():
@@ -101,7 +101,7 @@ def initial_state(group: Group, activation_width: int, mesh: Mesh) -> GroupState
     return jax.jit(initialise, out_shardings=state_shardings(group, mesh))()
 
 
-def state_shardings(group: Group, mesh: Mesh) -> GroupState:
+def state_shardings(group: Group, mesh: Mesh | AbstractMesh) -> GroupState:
     """Where every array of the state lives: S over `sweep`, F over `feature`, the rest whole on each device."""
     member = jax.eval_shape(lambda: _initialise(group, jax.random.key(0), activation_width=8))
 
@@ -118,7 +118,7 @@ def state_shardings(group: Group, mesh: Mesh) -> GroupState:
     )
 
 
-def abstract_state(group: Group, activation_width: int, mesh: Mesh) -> GroupState:
+def abstract_state(group: Group, activation_width: int, mesh: Mesh | AbstractMesh) -> GroupState:
     """`initial_state` as shapes, dtypes and shardings, without computing it: the target of a restore."""
     shapes = jax.eval_shape(lambda: initial_state(group, activation_width, mesh))
     return jax.tree.map(
@@ -246,7 +246,7 @@ def no_metrics() -> Metrics:
     return dict.fromkeys(METRICS, jnp.float32(jnp.nan)) | {"active": jnp.float32(0)}
 
 
-def _check_sweep(group: Group, mesh: Mesh) -> None:
+def _check_sweep(group: Group, mesh: Mesh | AbstractMesh) -> None:
     if group.size % mesh.shape[axes.SWEEP]:
         raise SettingError(
             "config.mesh.sweep", mesh.shape[axes.SWEEP], f"must divide the {group.size} members of a group"

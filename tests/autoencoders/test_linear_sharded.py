@@ -10,15 +10,15 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gsae.autoencoders.gated import Gated
+from gsae.autoencoders.registry import ARCHITECTURES
 from gsae.autoencoders.standard import Standard
 from gsae.mesh import make_mesh
 
 B, D, F, S = 64, 24, 40, 4
 CASES = [
-    (Gated, {}),
+    *((cls, {}) for cls in ARCHITECTURES.values()),
     (Gated, {"tied": False, "ri_l1": True}),
     (Gated, {"r_mag": False, "frozen_decoder": False}),
-    (Standard, {}),
     (Standard, {"ri_l1": True}),
 ]
 
@@ -87,7 +87,7 @@ def collectives(text):
     return set(re.findall(r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text))
 
 
-@pytest.mark.parametrize("cls", [Gated, Standard])
+@pytest.mark.parametrize("cls", ARCHITECTURES.values())
 def test_all_reduces_are_float32_when_computing_in_bfloat16(cls, context):
     mesh = make_mesh(2, 2, 2)
     _, put = on_mesh(cls, {}, mesh)

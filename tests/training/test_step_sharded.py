@@ -1,117 +1,201 @@
-"""The step and resampling on meshes of eight devices equal one device; what moves between devices."""
+"""Step and resampling of every architecture on meshes of eight devices equal one device; what moves between devices."""
 
-import re
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_resampling import SETTINGS as RESAMPLING_SETTINGS
-from test_resampling import R, state_with
-from test_step import SETTINGS, B, D, F, point, program, rows
+from test_step import SETTINGS, B, D, F, point, rows
 
-from gsae.mesh import make_mesh
+from gsae.autoencoders.registry import ARCHITECTURES
+from gsae.collectives import compiled, totals
+from gsae.mesh import DATA, FEATURE, SWEEP, make_mesh
+from gsae.training.collectives import step_collectives
 from gsae.training.groups import group_points
-from gsae.training.resampling import make_resampling
-from gsae.training.step import batch_sharding, initial_state, make_step, state_shardings
+from gsae.training.resampling import make_resampling, resampling_programs
+from gsae.training.step import abstract_state, batch_sharding, initial_state, make_step, state_shardings
 
-MESHES = [(2, 2, 2), (1, 2, 4), (4, 2, 1)]
-POINTS = [point(seed=s, sparsity_coefficient=c) for s in (0, 1) for c in (0.05, 0.2)]
-
-
-def step_once(state, shape, t):
-    """One step from a state on the host, back on the host."""
-    mesh = make_mesh(*shape)
-    (group,) = group_points(POINTS, shape[0])
-    placed = jax.device_put(state, state_shardings(group, mesh))
-    batch = jax.device_put(rows(t), batch_sharding(mesh))
-    return jax.device_get(program(group, SETTINGS, mesh)(placed, batch, jnp.int32(t)))
+MESHES = [(2, 2, 2), (1, 2, 4), (4, 2, 1), (1, 1, 8)]
+# Of docs/collectives.md: P decodes, E encodes, V vectors [F], s and t single numbers over `data` and over `feature`.
+COUNTS = {"gated": (2, 1, 5, 7, 8), "standard": (1, 1, 3, 6, 6)}
+WINDOW = SETTINGS.dead_window_steps
+R = 4  # features revived at most in one event
 
 
-@pytest.mark.parametrize("shape", MESHES)
-def test_a_step_from_a_common_state_equals_one_device(shape):
-    mesh = make_mesh()
-    (group,) = group_points(POINTS)
-    start = jax.device_get(initial_state(group, D, mesh))
-    (sharded,) = group_points(POINTS, shape[0])
-    jax.tree.map(np.testing.assert_array_equal, start, jax.device_get(initial_state(sharded, D, make_mesh(*shape))))
-    for t in range(2):
-        one, one_metrics = step_once(start, (1, 1, 1), t)
-        many, many_metrics = step_once(start, shape, t)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), one, many)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one_metrics, many_metrics)
-        start = one
-
-
-def collectives(shape):
-    mesh = make_mesh(*shape)
-    (group,) = group_points(POINTS, shape[0])
-    batch = jax.ShapeDtypeStruct((B, D), jnp.float32, sharding=batch_sharding(mesh))
-    text = (
-        make_step(group, SETTINGS, mesh).lower(initial_state(group, D, mesh), batch, jnp.int32(0)).compile().as_text()
+def group_of(name, sweep=1):
+    (group,) = group_points(
+        [point(name, seed=seed, sparsity_coefficient=c) for seed in (0, 1) for c in (0.05, 0.2)], sweep
     )
-    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
-    return [line for line in text.splitlines() if re.search(rf" ({kinds})(-start)?\(", line)]
+    return group
 
 
-def replica_groups(line, devices):
-    """The groups of device numbers of a collective, whichever way they are written."""
-    listed = re.search(r"replica_groups=\{(\{.*?\})\}", line)
-    if listed:
-        return [[int(n) for n in part.split(",")] for part in re.findall(r"\{([\d,]+)\}", listed[1])]
-    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    if not iota:
-        return mesh_groups(line, devices)
-    sizes, reshape = ([int(n) for n in iota[i].split(",")] for i in (1, 2))
-    order = [int(n) for n in iota[3].split(",")] if iota[3] else range(len(reshape))
-    return np.arange(devices).reshape(reshape).transpose(order).reshape(sizes).tolist()
+@functools.cache
+def in_the_middle(name):
+    """A state on the host with every number different from zero, and with features that did not fire for long."""
+    state = jax.device_get(initial_state(group_of(name), D, make_mesh()))
+    random = np.random.default_rng(0)
+    noise = {
+        field: (getattr(state.autoencoder, field) + random.normal(0, 0.1, getattr(state.autoencoder, field).shape))
+        for field in state.autoencoder.feature_axes
+    }
+    for field, axis in state.autoencoder.feature_axes.items():
+        if field in state.autoencoder.unit_norm_fields():
+            noise[field] /= np.linalg.norm(noise[field], axis=2 - axis, keepdims=True)
+    since = random.integers(0, WINDOW, (4, F))
+    for member, dead in enumerate(([0, 5, 6, 11, 12, 23], [3], range(1, 15), [])):
+        since[member, list(dead)] = WINDOW
+    moments = {k: random.uniform(0.1, 1, v.shape).astype(np.float32) for k, v in state.second_moments.items()}
+    return dataclasses.replace(
+        state,
+        autoencoder=state.autoencoder.replace(**{k: v.astype(np.float32) for k, v in noise.items()}),
+        second_moments=moments,
+        steps_since_fired=since.astype(np.int32),
+    )
 
 
-def mesh_groups(line, devices):
-    """`replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([2,4]T(1,0)) {'axis_1'}`; device order optional."""
-    axes, order, own = re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?\))\))? \{(.*?)\}", line).groups()
-    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
-    numbers = np.arange(devices)
-    if order:
-        reshape, permutation = re.fullmatch(r"\[([\d,]+)\]T\(([\d,]+)\)", order).groups()
-        numbers = numbers.reshape([int(n) for n in reshape.split(",")])
-        numbers = numbers.transpose([int(n) for n in permutation.split(",")])
-    together = [i for i, name in enumerate(sizes) if f"'{name}'" in own]
-    apart = [i for i in range(len(sizes)) if i not in together]
-    numbers = numbers.reshape(list(sizes.values())).transpose(apart + together)
-    return numbers.reshape(-1, int(np.prod(numbers.shape[len(apart) :]))).tolist()
+def on_mesh(name, state, shape):
+    mesh = make_mesh(*shape)
+    group = group_of(name, shape[0])
+    return group, mesh, jax.device_put(state, state_shardings(group, mesh))
+
+
+@functools.cache
+def compiled_step(name, shape):
+    """Compiled once, to be run and to be looked into."""
+    mesh = make_mesh(*shape)
+    group = group_of(name, shape[0])
+    batch = jax.ShapeDtypeStruct((B, D), jnp.float32, sharding=batch_sharding(mesh))
+    return make_step(group, SETTINGS, mesh).lower(abstract_state(group, D, mesh), batch, jnp.int32(0)).compile()
+
+
+@functools.cache
+def after_a_step(name, shape, t):
+    _, mesh, placed = on_mesh(name, in_the_middle(name), shape)
+    batch = jax.device_put(rows(t), batch_sharding(mesh))
+    return jax.device_get(compiled_step(name, shape)(placed, batch, jnp.int32(t)))
 
 
 @pytest.mark.parametrize("shape", MESHES)
-def test_only_the_batch_is_gathered_and_nothing_else_crosses_the_sweep(shape):
-    lines = collectives(shape)
-    gathers = [line for line in lines if " all-gather" in line]
-    assert len(gathers) == 1
-    assert f"[{B // shape[1]},{D}]" in gathers[0]
-    assert all(" all-reduce" in line for line in lines if line not in gathers), lines
-    per_member = shape[1] * shape[2]
-    reductions = [line for line in lines if " all-reduce" in line]
-    assert reductions
-    for line in reductions:
-        for devices in replica_groups(line, 8):
-            assert len({device // per_member for device in devices}) == 1, line
-    assert not any(re.search(rf"\[(\d+,)*{B},{F}\]|\[(\d+,)*{D},{F}\]", line) for line in gathers)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_step_from_a_common_state_equals_one_device(name, shape):
+    fresh = jax.device_get(initial_state(group_of(name), D, make_mesh()))
+    sharded = jax.device_get(initial_state(group_of(name, shape[0]), D, make_mesh(*shape)))
+    jax.tree.map(np.testing.assert_array_equal, fresh, sharded)
+    for t in (5, 6):
+        one, one_metrics = after_a_step(name, (1, 1, 1), t)
+        many, many_metrics = after_a_step(name, shape, t)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), one, many)
+        np.testing.assert_array_equal(one.steps_since_fired, many.steps_since_fired)
+        for metric, value in one_metrics.items():
+            np.testing.assert_allclose(many_metrics[metric], value, rtol=1e-5, atol=1e-5, err_msg=metric)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 1, 8)])
-def test_resampling_equals_one_device(shape):
-    from test_resampling import POINTS as points
+@functools.cache
+def after_resampling(name, shape):
+    group, mesh, placed = on_mesh(name, in_the_middle(name), shape)
+    resample = make_resampling(group, SETTINGS, mesh, max_revived=R)
+    batches = [jax.device_put(rows(i), batch_sharding(mesh)) for i in range(2)]
+    return jax.device_get(resample(placed, batches, 7))
 
-    before = state_with([[0, 5, 6, 11, 12, 23], list(range(1, 15))])
 
-    def run(shape):
-        mesh = make_mesh(*shape)
-        (group,) = group_points(points, shape[0])
-        placed = jax.device_put(before, state_shardings(group, mesh))
-        program = make_resampling(group, RESAMPLING_SETTINGS, mesh, max_revived=R)
-        batches = [jax.device_put(rows(i), batch_sharding(mesh)) for i in range(2)]
-        return jax.device_get(program(placed, batches, 7))
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_resampling_selects_and_revives_as_on_one_device(name, shape):
+    (one, one_counts), (many, many_counts) = (after_resampling(name, s) for s in ((1, 1, 1), shape))
+    assert many_counts["dead"].tolist() == one_counts["dead"].tolist() == [6, 1, 14, 0]
+    assert many_counts["revived"].tolist() == one_counts["revived"].tolist() == [4, 1, 4, 0]
+    np.testing.assert_array_equal(many.steps_since_fired, one.steps_since_fired)
+    np.testing.assert_array_equal(many.last_resample, one.last_resample)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), one, many)
+    before = in_the_middle(name)
+    taken = (before.steps_since_fired == WINDOW) & (one.steps_since_fired == 0)
+    assert taken.sum(1).tolist() == [4, 1, 4, 0]
+    moved = np.abs(many.autoencoder.W_dec - before.autoencoder.W_dec).max(-1) > 1e-3
+    np.testing.assert_array_equal(moved, taken)
 
-    one, many = run((1, 1, 1)), run(shape)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), one, many)
-    assert many[1]["revived"].tolist() == [6, 8]
+
+def programs_on(name, shape):
+    """The compiled step, and the two parts of resampling."""
+    mesh = make_mesh(*shape)
+    group = group_of(name, shape[0])
+    state, number = abstract_state(group, D, mesh), jnp.int32(0)
+    batch = jax.ShapeDtypeStruct((B, D), jnp.float32, sharding=batch_sharding(mesh))
+    parts = resampling_programs(group, SETTINGS, mesh, max_revived=R)
+    candidates = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), parts.start(D)
+    )
+    return {
+        "step": compiled_step(name, shape),
+        "score": parts.score.lower(candidates, state, batch, number, number).compile(),
+        "revive": parts.revive.lower(state, candidates, number).compile(),
+    }
+
+
+def is_the_batch(one, shape):
+    axes = tuple(name for name, size in ((SWEEP, shape[0]), (FEATURE, shape[2])) if size > 1)
+    return (one.kind, one.axes, one.shapes) == ("all-gather", axes, ((B // shape[1], D),))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_nothing_but_the_batch_crosses_the_sweep_and_no_dictionary_is_gathered(name, shape):
+    for which, program in programs_on(name, shape).items():
+        found = compiled(program.as_text(), make_mesh(*shape).shape)
+        batches = [one.times for one in found if is_the_batch(one, shape)]
+        assert batches == ([] if which == "revive" else [1]), (which, found)
+        rest = [one for one in found if not is_the_batch(one, shape)]
+        assert rest and not [one for one in rest if SWEEP in one.axes], (which, rest)
+        kinds = {one.kind for one in rest}
+        assert kinds <= ({"all-reduce", "all-gather"} if which == "revive" else {"all-reduce"}), (which, rest)
+        for one in rest:
+            for dims in one.shapes if one.kind == "all-gather" else ():  # candidates, and counts of the shards
+                long = [n for n in dims if n > 1]
+                assert long in ([], [shape[1], R], [shape[1], R, D], [shape[2]]), (which, one)
+
+
+def formula(name, group, shape):
+    """Bytes of a step by kind and axes, as docs/collectives.md says."""
+    P, E, V, s, t = COUNTS[name]
+    sweep, data, feature = shape
+    members, rows, features = group.size // sweep, B // data, F // feature
+    found = {}
+    if sweep * feature > 1:
+        across = tuple(axis for axis, size in ((SWEEP, sweep), (FEATURE, feature)) if size > 1)
+        found["all-gather", across] = 4 * rows * D
+    if data > 1:
+        found["all-reduce", (DATA,)] = 4 * members * (2 * D * features + V * features + 2 * D + s)
+    if feature > 1:
+        found["all-reduce", (FEATURE,)] = 4 * members * (P * rows * D + E * D + t)
+    return found
+
+
+@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("name", COUNTS)
+def test_bytes_of_a_step_are_those_of_the_formula(name, shape):
+    mesh, group = make_mesh(*shape), group_of(name, shape[0])
+    expected = formula(name, group, shape)
+    assert totals(step_collectives(group, D, SETTINGS, mesh.shape)) == expected
+    if shape[0] > 1 and shape[1] > 1:  # the batch's own mean and variance are taken out of the loop over members
+        expected["all-reduce", (DATA,)] -= 4 * (group.size // shape[0] - 1) * (D + 1)
+    assert totals(compiled(compiled_step(name, shape).as_text(), mesh.shape)) == expected
+
+
+@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_moves_what_its_types_say(name, shape):
+    """Single numbers aside, of which the compiler may find some twice."""
+    mesh, group = make_mesh(*shape), group_of(name, shape[0])
+
+    def arrays(collectives):
+        found = {}
+        for one in collectives:
+            numbers = sum(size for dims in one.shapes if (size := int(np.prod(dims))) > 1)
+            found[one.kind, one.axes] = found.get((one.kind, one.axes), 0) + numbers * one.times
+        return found
+
+    expected = arrays(step_collectives(group, D, SETTINGS, mesh.shape))
+    if shape[0] > 1 and shape[1] > 1:
+        expected["all-reduce", (DATA,)] -= (group.size // shape[0] - 1) * D
+    assert arrays(compiled(compiled_step(name, shape).as_text(), mesh.shape)) == expected
