@@ -1,4 +1,4 @@
-"""A whole run with the language model's parameters split over devices, beside one on a single device."""
+"""A whole run on eight devices, with the language model's parameters split, beside one on a single device."""
 
 import csv
 
@@ -11,11 +11,12 @@ from gsae.activations.store import ActivationStore
 
 
 @pytest.mark.slow
-def test_a_split_language_model_gives_the_same_rows_and_judgement(tmp_path):
+def test_a_mesh_and_a_split_language_model_give_the_same_rows_and_judgement(tmp_path):
     texts = tiny_run.documents(tmp_path / "texts")
     stores, results = [], []
-    for parts, devices in ((1, 1), (2, 4)):
-        values = tiny_run.configuration(texts, mesh__data=devices, language_model__parts=parts, training__steps=12)
+    for parts, mesh in ((1, (1, 1, 1)), (2, (2, 2, 2))):
+        sizes = dict(zip(("mesh__sweep", "mesh__data", "mesh__feature"), mesh, strict=True))
+        values = tiny_run.configuration(texts, language_model__parts=parts, training__steps=12, **sizes)
         workdir = tmp_path / f"run{parts}"
         pipeline.run(config.parse(values), workdir)
         stores.append(ActivationStore.open(workdir / "activations"))

@@ -1,8 +1,10 @@
 """Where a language model's parameters are, and where its batches go."""
 
+import dataclasses
 import math
+import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,10 +15,12 @@ from gsae.errors import RunError
 from gsae.mesh import DATA, automatic
 
 
-class Placement(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Placement:
     """Where a model's parameters are, and where its batches go.
 
     Attributes:
+        model: which one.
         parameters: on the devices.
         mesh: of the devices, with automatic axes.
         batch: how an array [B, T, ...] is split: over B, by every axis of the mesh that splits no parameter.
@@ -24,11 +28,16 @@ class Placement(NamedTuple):
         split: whether several devices share one copy of the parameters: then they talk during a pass.
     """
 
+    model: Any
     parameters: nnx.State
     mesh: Mesh
     batch: NamedSharding
     parts: int
     split: bool
+
+
+# By model and devices, as long as anybody uses it: who judges beside who makes rows needs no second copy.
+_placed: "weakref.WeakValueDictionary[tuple[int, tuple[jax.Device, ...]], Placement]" = weakref.WeakValueDictionary()
 
 
 def place(model: Any, devices: Sequence[jax.Device] | None = None) -> Placement:
@@ -45,12 +54,20 @@ def place(model: Any, devices: Sequence[jax.Device] | None = None) -> Placement:
     Raises:
         RunError: when parameters are split over devices of other processes.
     """
+    devices = tuple(devices or jax.local_devices()[:1])
+    known = _placed.get((id(model), devices))
+    if known is None or known.model is not model:
+        known = _placed[id(model), devices] = _place(model, devices)
+    return known
+
+
+def _place(model: Any, devices: Sequence[jax.Device]) -> Placement:
     _, parameters = nnx.split(model)
     leaves = jax.tree.leaves(parameters)
     split = [leaf.sharding for leaf in leaves if not leaf.sharding.is_fully_replicated]
     if not all(sharding.is_fully_addressable for sharding in split):
         raise RunError("the language model is split over several processes; each has to hold all of it to harvest")
-    own_mesh = Mesh(np.asarray(devices or jax.local_devices()[:1]), (DATA,))
+    own_mesh = Mesh(np.asarray(devices), (DATA,))
     mesh = automatic(split[0].mesh if split else own_mesh)  # lookups in the embedding refuse explicit axes
 
     def spec(leaf: jax.Array) -> PartitionSpec:
@@ -64,7 +81,7 @@ def place(model: Any, devices: Sequence[jax.Device] | None = None) -> Placement:
     free = tuple(axis for axis in mesh.axis_names if axis not in taken)
     batch = NamedSharding(mesh, PartitionSpec(free or None))
     parts = math.prod(mesh.shape[axis] for axis in free)
-    return Placement(jax.tree.map(put, parameters), mesh, batch, parts, bool(split))
+    return Placement(model, jax.tree.map(put, parameters), mesh, batch, parts, bool(split))
 
 
 def place_together(model: Any, devices: Sequence[jax.Device]) -> Placement:
@@ -100,4 +117,4 @@ def place_together(model: Any, devices: Sequence[jax.Device]) -> Placement:
 
     parts = placed.parts // local.axis_sizes[0] * mesh.axis_sizes[0]
     parameters, batch = jax.tree.map(join, placed.parameters), NamedSharding(mesh, placed.batch.spec)
-    return Placement(parameters, mesh, batch, parts, placed.split)
+    return Placement(model, parameters, mesh, batch, parts, placed.split)

@@ -20,6 +20,7 @@ from gsae.errors import Interrupted, SettingError
 from gsae.mesh import in_turn
 from gsae.throughput import count_flops, peak_flops
 from gsae.training.checkpoints import Checkpoints
+from gsae.training.extraction import on_every_host
 from gsae.training.groups import Group
 from gsae.training.logging import Logger
 from gsae.training.preemption import StopRequest, watch_signals
@@ -235,6 +236,7 @@ def _resample(
         with contextlib.closing(coming), jax.set_mesh(mesh):
             inputs = (batch[group.site]["x"] for batch in coming)
             states[group.name], counts = resample(states[group.name], inputs, t)
+        counts = {name: on_every_host(count_S, mesh) for name, count_S in counts.items()}
         dead, revived = (int(np.sum(counts[name][: len(group.points)])) for name in ("dead", "revived"))
         say(f"step {t}: {revived:,} of {dead:,} dead features revived in {group.describe()}")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_sweep
 from jax.experimental.compilation_cache import compilation_cache
-from tiny_sweep import EVERY, POINTS, STEPS, run
+from tiny_sweep import EVERY, POINTS, RESAMPLING, STEPS, run
 
 from gsae.errors import Interrupted, RunError, SettingError
 from gsae.training import checkpoints as checkpoints_module
@@ -204,6 +204,18 @@ def test_checkpoints_continue_on_another_mesh(tmp_path):
     for name, state in states.items():
         found, expected = (np.asarray(s.autoencoder.W_dec)[:3] for s in (state, plain[name]))
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_whole_run_on_a_mesh_ends_with_the_metrics_of_one_device(reference, tmp_path):
+    """Three members on a sweep axis of two: one is padding. Weights may differ, gates flip; metrics are noise apart."""
+    run(tmp_path, mesh_sizes=(2, 2, 2))
+    one, many = log_lines(reference[1]), log_lines(tmp_path)
+    assert [line["step"] for line in one] == [line["step"] for line in many]
+    for expected, found in zip(one, many, strict=True):
+        for name, metrics in expected["points"].items():
+            near = 1e-2 if expected["step"] > RESAMPLING.steps[0] else 1e-3
+            for metric, value in metrics.items():
+                assert found["points"][name][metric] == pytest.approx(value, rel=near, abs=near), (name, metric)
 
 
 @pytest.mark.slow
