@@ -70,7 +70,7 @@ def compiled(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
             match = _INSTRUCTION.search(line)
             if match:
                 found.extend(_read(line, match, mesh_shape, times))
-            trips = int(known[1]) if " while(" in line and (known := _TRIPS.search(line)) else 1
+            trips = _trips(line, computations) if " while(" in line else 1
             branches = _BRANCHES.search(line)
             inside = _CALLED.findall(line) + (re.findall(r"[\w.\-]+", branches[1]) if branches else [])
             for called in inside:
@@ -78,6 +78,17 @@ def compiled(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
 
     visit(entry, 1)
     return found
+
+
+def _trips(line: str, computations: Mapping[str, Sequence[str]]) -> int:
+    """How often a loop runs: as the compiler notes, or up to its condition's one constant, as jax writes it; else 1."""
+    noted = _TRIPS.search(line)
+    condition = re.search(r"condition=%?([\w.\-]+)", line)
+    if noted or not condition:
+        return int(noted[1]) if noted else 1
+    text = "\n".join(computations.get(condition[1], ()))
+    bounds = re.findall(r"= [su]\d+\[\]\S* constant\((\d+)\)", text)
+    return int(bounds[0]) if len(bounds) == 1 and "direction=LT" in text else 1
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -236,8 +236,9 @@ def _resample(
         with contextlib.closing(coming), jax.set_mesh(mesh):
             inputs = (batch[group.site]["x"] for batch in coming)
             states[group.name], counts = resample(states[group.name], inputs, t)
-        counts = {name: on_every_host(count_S, mesh) for name, count_S in counts.items()}
-        dead, revived = (int(np.sum(counts[name][: len(group.points)])) for name in ("dead", "revived"))
+        dead, revived = (
+            int(np.sum(on_every_host(counts[name], mesh)[: len(group.points)])) for name in ("dead", "revived")
+        )
         say(f"step {t}: {revived:,} of {dead:,} dead features revived in {group.describe()}")
 
 

@@ -34,7 +34,17 @@ TEXT = """HloModule jit_step, entry_computation_layout={()->f32[]}
   %reduce-scatter.2 = f32[2]{0} reduce-scatter(%p), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}, to_apply=%add
 }
 
+%below (p: (s32[], f32[4,8])) -> pred[] {
+  %bound = s32[]{:T(128)} constant(5)
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}
+
+%once (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %all-reduce.9 = f32[]{:T(128)} all-reduce(%c), replica_groups=[1,4]<=[4], to_apply=%add
+}
+
 ENTRY %main (x: f32[4,8]) -> f32[] {
+  %v = (s32[], f32[4,8]) while(%t), condition=%below, body=%once
   %w = (s32[], f32[4,8]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %ag = (f32[4,8]{1,0}, f32[8,8]{1,0}) all-gather-start(%x), replica_groups={{0,1},{2,3}}, dimensions={0}
   %alone = f32[4]{0} all-reduce(%y), replica_groups={{0},{1},{2},{3}}, to_apply=%add
@@ -48,6 +58,7 @@ def test_started_instructions_loops_and_fusions_are_read():
     """As other backends write them: a start and a done, tiles, tuples, loops with a known number of trips."""
     found = compiled(TEXT, {SWEEP: 1, DATA: 2, FEATURE: 2})
     assert found == [
+        Collective("all-reduce", (DATA, FEATURE), ((),), 4, 5),
         Collective("all-reduce", (DATA,), ((4, 8), (8,)), 4 * 32 + 2 * 8, 3),
         Collective("all-gather", (FEATURE,), ((8, 8),), 256, 1),
         Collective("reduce-scatter", (DATA,), ((2,),), 8, 1),
