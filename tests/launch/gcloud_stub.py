@@ -139,7 +139,8 @@ def copy(directory: Path, source: str, target: str, worker: str) -> int:
 def on_workers(directory: Path, worker: str, command: str) -> int:
     """Runs a command on one worker or all at once; the exit code is that of the first that failed, as gcloud has it.
 
-    A fault is {"in": a part of the command, "worker": i, "exit": code}: that worker does nothing; it happens once.
+    A fault happens once. {"in": a part of the command, "worker": i, "exit": code}: that worker does nothing;
+    {"in": ..., "slice": state}: the slice is in that state afterwards.
     """
     state = read_state(directory)
     if state["slice"] != "READY":
@@ -150,12 +151,14 @@ def on_workers(directory: Path, worker: str, command: str) -> int:
     asked = range(WORKERS) if worker == "all" else [int(worker)]
     running = {}
     for index in asked:
-        if fault is not None and fault["worker"] == index:
+        if fault is not None and fault.get("worker") == index:
             continue
         home = directory / f"worker_{index}"
         environment = {"HOME": str(home), "PATH": f"{directory}/bin:/usr/bin:/bin"}
         running[index] = subprocess.Popen(["bash", "-c", " ".join(command.split(" "))], cwd=home, env=environment)
     codes = [running[index].wait() if index in running else fault["exit"] for index in asked]
+    if fault is not None and "slice" in fault:
+        write_state(directory, slice=fault["slice"])
     return next((code for code in codes if code), 0)
 
 

@@ -135,6 +135,7 @@ def test_a_run_from_creation_to_deletion(cloud, tmp_path):
     assert tpus(cloud)[-1] == ["queued-resources", "delete", "gsae", "--force", *COMMON]
 
 
+@pytest.mark.slow
 def test_until_done_goes_on_after_75_and_makes_a_slice_that_is_gone_again(cloud):
     gcloud_stub.write_codes(cloud, [75, "until a signal", 0], [75, "until a signal", 0])
     process = start(cloud, "until_done", *WORDS)
@@ -243,6 +244,7 @@ def test_how_runs_end(installed):
     assert len(of_python(installed, 1)) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_neither_doubled_nor_lost(installed):
     gcloud_stub.write_codes(installed, ["until a signal", 0], ["until a signal", 0])
     first = start(installed, "run", *WORDS)
@@ -263,6 +265,7 @@ def test_a_run_that_goes_on_is_neither_doubled_nor_lost(installed):
     assert [len(of_python(installed, worker)) for worker in range(2)] == [2, 2]
 
 
+@pytest.mark.slow
 def test_until_done_gives_up_where_a_slice_is_there_and_does_not_work(installed):
     (installed / "pip_fails").touch()
     code, _, err = tpu_vm(installed, "until_done", *WORDS)
@@ -272,7 +275,12 @@ def test_until_done_gives_up_where_a_slice_is_there_and_does_not_work(installed)
     code, _, err = tpu_vm(installed, "until_done", *WORDS)
     assert code == 1
     assert err.count("not all workers answer") == 4
-    gcloud_stub.write_codes(installed, [75] * 9, [75] * 9)
+    # a failure is the end, unless it came because workers went away
+    gcloud_stub.write_codes(installed, [1, 4, *[75] * 9], [1, 0, *[75] * 9])
+    gcloud_stub.write_state(installed, faults=[{"in": " result ", "slice": "PREEMPTED"}])
+    code, _, err = tpu_vm(installed, "until_done", *WORDS)
+    assert code == 4
+    assert "gsae is SUSPENDED: asking again" in err
     code, _, err = tpu_vm(installed, "until_done", *WORDS, SLICE_ATTEMPTS="2")
     assert (code, last_line(err)) == (1, "tpu_vm.sh: not done after SLICE_ATTEMPTS = 2 attempts")
 
