@@ -199,6 +199,7 @@ again() { # not all workers answered: either the slice is gone, or something is 
 
 logs() {
     local index count
+    mkdir -p "$1"
     count=$(tpu tpu-vm describe "$SLICE_NAME" --format='value(networkEndpoints.len())')
     for ((index = 0; index < count; index++)); do
         tpu tpu-vm scp "$SLICE_NAME:gsae_runs/last/log" "$1/worker_$index.log" --worker="$index"
@@ -247,6 +248,6 @@ case $1 in
         ;;
     setup) setup || die 1 "the code could not be installed on all workers" ;;
     stop) worker all stop ;;
-    fetch) tpu tpu-vm scp "$SLICE_NAME:$2" "$3" --recurse --worker=0 ;;
+    fetch) mkdir -p "$3" && tpu tpu-vm scp "$SLICE_NAME:$2" "$3" --recurse --worker=0 ;;
     *) "$@" ;;
 esac

@@ -132,7 +132,10 @@ def copy(directory: Path, source: str, target: str, worker: str) -> int:
     for index in range(WORKERS) if worker == "all" else [int(worker)]:
         home = directory / f"worker_{index}"
         here, there = (home / path.partition(":")[2] if ":" in path else Path(path) for path in (source, target))
-        shutil.copytree(here, there) if here.is_dir() else shutil.copy(here, there)
+        if here.is_dir():
+            shutil.copytree(here, there / here.name if there.is_dir() else there)
+        else:
+            shutil.copy(here, there)
     return 0
 
 

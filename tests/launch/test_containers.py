@@ -29,8 +29,8 @@ def several(items):
     return {"type": "array", "minItems": 1, "items": items}
 
 
-# The part that we use of kubernetes-sigs/jobset, charts/jobset/crds/jobset.x-k8s.io_jobsets.yaml (v1alpha2): names, types,
-# required fields and enumerations as there, the specifications of pods and jobs included, which it repeats.
+# The part that we use of kubernetes-sigs/jobset, charts/jobset/crds/jobset.x-k8s.io_jobsets.yaml (v1alpha2): names,
+# types, required fields and enumerations as there, the specifications of pods and jobs included, which it repeats.
 CONTAINER = record(
     "name",
     name=TEXT,

@@ -100,7 +100,7 @@ def test_a_run_from_creation_to_deletion(cloud, tmp_path):
     (cloud / "secrets").mkdir()
     (cloud / "secrets" / "HF_TOKEN").write_text(secret)
     printed = ""
-    for command in (["create"], ["setup"], ["run", *WORDS], ["status"], ["logs", str(tmp_path)]):
+    for command in (["create"], ["setup"], ["run", *WORDS], ["status"], ["logs", f"{tmp_path}/logs"]):
         code, out, err = tpu_vm(cloud, *command, SLICE_SECRETS="HF_TOKEN", HF_TOKEN=secret)
         assert code == 0, err
         printed += out + err
@@ -113,7 +113,7 @@ def test_a_run_from_creation_to_deletion(cloud, tmp_path):
         assert call["token"] == secret
         assert call["cwd"] == str(cloud / f"worker_{worker}" / "gsae")
         assert (cloud / f"worker_{worker}" / "gsae" / "gsae" / "main.py").is_file()
-        log = (tmp_path / f"worker_{worker}.log").read_text()
+        log = (tmp_path / "logs" / f"worker_{worker}.log").read_text()
         assert log == f"a line of the log of worker_{worker}\n"
     assert secret not in printed
     assert secret not in (cloud / "calls.jsonl").read_text()
@@ -121,7 +121,7 @@ def test_a_run_from_creation_to_deletion(cloud, tmp_path):
     (cloud / "worker_0" / "results").mkdir()
     (cloud / "worker_0" / "results" / "results.csv").write_text("l0\n")
     assert tpu_vm(cloud, "fetch", "results", str(tmp_path / "fetched"))[0] == 0
-    assert (tmp_path / "fetched" / "results.csv").read_text() == "l0\n"
+    assert (tmp_path / "fetched" / "results" / "results.csv").read_text() == "l0\n"
     assert tpu_vm(cloud, "delete")[0] == 0
     assert [call[:3] for call in tpus(cloud) if "describe" not in call] == [
         ["queued-resources", "create", "gsae"],
