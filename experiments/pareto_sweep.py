@@ -5,9 +5,9 @@
 takes three to five minutes on 2 cores (on two machines train 151 and 247 s, evaluate 13 and 26, harvest 11 and 16) and
 0.4 GB of disk. It trains 4 gated autoencoders of 256 features and 4 standard ones of 384 (0.117 and 0.126 GFLOP a
 step each) on the attention outputs before W_O of layer 1 (`attn_z.1`, the paper's attention site), 5.2 million rows in
-four epochs, and ends with the ratio of their L0 at equal loss recovered; expect 2.36, 2.20, 2.08 and 2.18 at .80, .85, .90 and .95
-(median 2.19; 2.16, 2.27 and 2.14 with seeds 1 to 3, of data and initialisation), gated gamma 1.00 to 1.01, standard
-gamma from .65 to .95, at least 96 % of the gated features alive.
+four epochs, and ends with the ratio of their L0 at equal loss recovered; expect 2.36, 2.20, 2.08 and 2.18 at .80, .85,
+.90 and .95 (median 2.19; 2.16, 2.27 and 2.14 with seeds 1 to 3, of data and initialisation), gated gamma 1.00 to 1.01,
+standard gamma from .65 to .95, at least 96 % of the gated features alive.
 
 The learning rates were tried on held-out tokens that the result is not measured on (`evaluation.skip_tokens`), other
 settings as here but 25,600 steps. L0 on each rate's own frontier at four values of loss recovered, and the least share
@@ -44,6 +44,15 @@ def get_config() -> ConfigDict:
     config.mesh.sweep = 1  # members of the sweep side by side
     config.mesh.data = 1  # parts of the batch
     config.mesh.feature = 1  # parts of the dictionary
+
+    config.processes = ConfigDict()  # several processes that are one run, on one machine or many
+    # "auto": as the launcher says by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or Slurm, Open MPI,
+    # GKE, Cloud TPU by their own variables; without one there is one process
+    config.processes.coordinator = "auto"  # | "none": one process, whatever a launcher says | host:port of the first
+    config.processes.count = 0  # how many; 0: as the launcher says
+    config.processes.index = -1  # which one this is, from 0; -1: as the launcher says
+    config.processes.start_timeout = 300.0  # seconds within which all must have come
+    config.processes.heartbeat_timeout = 100.0  # seconds; who is not heard of for so long counts as dead, and all end
 
     config.language_model = ConfigDict()
     # "bundled", a directory, or a hub id such as "EleutherAI/pythia-70m"; "" for none, with rows from elsewhere

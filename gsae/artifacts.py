@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def explained(path: Path) -> Iterator[None]:
 
 def write_file(path: Path, data: str | bytes) -> None:
     """Writes a whole file or nothing: aside, flushed to the disk, renamed over `path`."""
-    aside = path.with_name(path.name + PARTIAL + str(os.getpid()))
+    aside = path.with_name(path.name + PARTIAL + secrets.token_hex(4))
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -95,7 +96,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     What is in it must be flushed to the disk by whoever fills it.
     """
-    aside = path.with_name(path.name + PARTIAL + str(os.getpid()))
+    aside = path.with_name(path.name + PARTIAL + secrets.token_hex(4))
     with explained(path):
         remove_partial(path)
         aside.mkdir(parents=True)

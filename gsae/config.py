@@ -11,6 +11,7 @@ from typing import Any
 from gsae.errors import SettingError
 from gsae.schema import (
     anything,
+    at_least_a_second,
     axis,
     duration,
     fraction,
@@ -34,6 +35,17 @@ class MeshSettings:
     sweep: int = axis()
     data: int = axis()
     feature: int = axis()
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessSettings:
+    """Which of several processes this is, and how long they wait for each other."""
+
+    coordinator: str = text(operational=True)
+    count: int = not_negative(operational=True)
+    index: int = setting("must be -1 or the number of a process from 0", lambda value: value >= -1, operational=True)
+    start_timeout: float = at_least_a_second()
+    heartbeat_timeout: float = at_least_a_second()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +188,7 @@ class Config:
 
     seed: int = setting("must be a whole number from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
     mesh: MeshSettings = group()
+    processes: ProcessSettings = group()
     language_model: LanguageModelSettings = group()
     text: TextSettings = group()
     activations: ActivationSettings = group()
@@ -184,6 +197,19 @@ class Config:
     training: TrainingSettings = group()
     evaluation: EvaluationSettings = group()
     logging: LoggingSettings = group()
+
+
+def parse_processes(values: Mapping[str, Any]) -> ProcessSettings:
+    """The section that is needed before all others: with several processes their complaints are one process's.
+
+    Raises:
+        SettingError: as `parse`.
+    """
+    if not hasattr(values, "items") or "processes" not in values:
+        raise SettingError(
+            "config.processes", "(absent)", "the config file must set it (experiments/pareto_sweep.py has them all)"
+        )
+    return section(ProcessSettings, values["processes"], "config.processes")
 
 
 def parse(values: Mapping[str, Any]) -> Config:

@@ -18,9 +18,10 @@ from gsae.activations.rows import Rows
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
 from gsae.language_models.sites import Site, names_of
-from gsae.mesh import make_mesh, split_over
+from gsae.mesh import fetch, make_mesh, split_over
+from gsae.processes.terminal import LOG
+from gsae.processes.waiting import dissenter, wait_for_all
 from gsae.text.tokens import TokenStore
-from gsae.training.extraction import on_every_host
 from gsae.training.groups import Group, Point, group_points
 from gsae.training.sinks import require_wandb
 from gsae.training.step import GroupState, initial_state
@@ -47,6 +48,7 @@ class Job:
                 schema.refuse_changes(json.loads(recorded.read_text()), self.config)
             except json.JSONDecodeError as error:
                 raise RunError(f"{recorded}: is not readable ({error})") from error
+        self._agree()
         recipe.check_mesh(self.config, self.mesh, self.points)
         recipe.step_settings(self.config)
         recipe.resampling(self.config)
@@ -64,8 +66,35 @@ class Job:
         if self.has_language_model:
             from gsae.language_models.pinned import pin
 
-            pin(self.workdir / LANGUAGE_MODEL, self.language_model)
-        artifacts.write_json(recorded, schema.plain(self.config))
+            self._agree_on_language_model()
+            if self.is_first:
+                pin(self.workdir / LANGUAGE_MODEL, self.language_model)
+        if self.is_first:
+            artifacts.write_json(recorded, schema.plain(self.config))
+        wait_for_all("workdir")
+
+    def _agree(self) -> None:
+        """Refuses processes that were started with different settings."""
+        found = dissenter("configuration", json.dumps(schema.plain(self.config) | {"processes": {}}))
+        if found:
+            process, own, first = found[0], schema.flat(json.loads(found[1])), schema.flat(json.loads(found[2]))
+            name = next(name for name in own | first if own.get(name) != first.get(name))
+            allowed = f"must be the same in all processes; process {process} was started with {own.get(name)!r}"
+            raise SettingError(name, first.get(name), allowed)
+        LOG.info(
+            "mesh %s; this process has %s", dict(self.mesh.shape), ", ".join(map(str, self.language_model_devices))
+        )
+
+    def _agree_on_language_model(self) -> None:
+        found = dissenter("language model", self.language_model.fingerprint)
+        if found:
+            name = self.config.language_model.name
+            raise RunError(f"config.language_model.name = {name!r}: process {found[0]} has other files than process 0")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes what one process has to write, and the only one that prints."""
+        return jax.process_index() == 0
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -281,7 +310,7 @@ class Job:
         """
         for group in self.groups:
             state = states[group.name]
-            active = on_every_host(state.active, self.mesh)
+            active = fetch(state.active)
             for index, point in enumerate(group.points):
                 made = functools.partial(self._autoencoder, take, state.autoencoder, index, point.site)
                 yield point, made, "ok" if active[index] else "non-finite"
@@ -297,14 +326,16 @@ class Job:
             return state
         mean_D = self.activations.statistics(group.site)["mean"] * self.input_scale(group.site)
         old_SD = state.autoencoder.b_dec
-        b_dec_SD = jax.device_put(np.broadcast_to(mean_D, old_SD.shape).astype(old_SD.dtype), old_SD.sharding)
+        value_SD = np.broadcast_to(mean_D, old_SD.shape).astype(old_SD.dtype)
+        b_dec_SD = jax.make_array_from_callback(old_SD.shape, old_SD.sharding, lambda index: value_SD[index])
         autoencoder = dataclasses.replace(state.autoencoder, b_dec=b_dec_SD)
         return dataclasses.replace(state, autoencoder=autoencoder)
 
     def took(self, name: str, seconds: float) -> None:
         """Adds to the time budget."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        artifacts.write_json(self.workdir / SECONDS, self.seconds)
+        if self.is_first:
+            artifacts.write_json(self.workdir / SECONDS, self.seconds)
 
     def time_budget(self) -> str:
         """What every stage took, one line each."""

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gsae.errors import Interrupted, RunError, SettingError
+from gsae.processes.launcher import first_by_name
 
 STARTED = time.monotonic()  # what passes until the stages begin is counted as start-up
 STAGES = ("all", "tokenise", "harvest", "train", "evaluate", "report")
@@ -45,8 +46,9 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         return left
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         complaint = _complaint_about_override(arguments) or " ".join(str(error).split())
+    if not first_by_name():  # of several processes, all of which find the same mistake
+        sys.exit(SettingError.exit_code)
     fail(complaint, SettingError.exit_code)
-    raise AssertionError("unreachable")
 
 
 def _complaint_about_override(arguments: Sequence[str]) -> str | None:
@@ -74,7 +76,7 @@ def _complaint_about_override(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def fail(complaint: str, code: int) -> None:
+def fail(complaint: str, code: int) -> NoReturn:
     """Says in one line what went wrong and exits with `code`."""
     print(f"gsae: {complaint}", file=sys.stderr, flush=True)
     sys.exit(code)
@@ -87,19 +89,54 @@ def config_path() -> Path:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Checks the configuration, then runs the stages."""
-    from gsae import config, pipeline  # jax and the rest are heavy: only after the flags are known to be good
+    """Checks the configuration, then runs the stages: alone, or as one of several processes."""
+    from gsae import config  # jax and the rest are heavy: only after the flags are known to be good
+    from gsae.processes import launcher
 
     logging.set_verbosity(logging.WARNING)  # jax reports every accelerator that it does not find
     experiment = config_path().stem
     workdir = Path(_WORKDIR.value or Path("runs") / experiment)
-    command = shlex.join(["python", "-m", "gsae.main", *sys.argv[1:]])
     try:
-        pipeline.run(config.parse(_CONFIG.value), workdir, stage=_STAGE.value, command=command, started=STARTED)
+        processes = config.parse_processes(_CONFIG.value)
+        launch = launcher.find(processes.coordinator, processes.count, processes.index, processes.start_timeout)
     except (SettingError, RunError) as error:
         fail(str(error), error.exit_code)
+    if launch is None:
+        try:
+            run_stages(workdir, fresh=not workdir.exists())
+        except (SettingError, RunError) as error:
+            fail(str(error), error.exit_code)
+        except Interrupted as stop:
+            fail(f"{stop}; the same command continues", stop.exit_code)
+    else:
+        run_together(workdir, launch, processes)
+
+
+def run_together(workdir: Path, launch: Any, processes: Any) -> None:
+    """Runs the stages as one of several processes; however one ends, all do."""
+    from gsae.processes.together import Together
+
+    fresh = not workdir.exists()  # said by the first process, before any other may make it
+    together = Together(launch, start_timeout=processes.start_timeout, heartbeat_timeout=processes.heartbeat_timeout)
+    try:
+        together.log_in(workdir / "logs")
+        run_stages(workdir, fresh=fresh)
+    except (SettingError, RunError) as error:
+        together.fail(str(error), error.exit_code)
     except Interrupted as stop:
-        fail(f"{stop}; the same command continues", stop.exit_code)
+        together.finish(f"{stop}; the same command continues", stop.exit_code)
+    except Exception as error:
+        together.fail_unexpectedly(error)
+    together.finish()
+
+
+def run_stages(workdir: Path, *, fresh: bool) -> None:
+    """The run itself; `fresh`: whether the directory was not there when the program started."""
+    from gsae import config, pipeline
+
+    command = shlex.join(["python", "-m", "gsae.main", *sys.argv[1:]])
+    settings = config.parse(_CONFIG.value)
+    pipeline.run(settings, workdir, stage=_STAGE.value, command=command, started=STARTED, fresh=fresh)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gsae.errors import SettingError
 
@@ -16,7 +16,7 @@ DATA = "data"  # tokens of a batch
 FEATURE = "feature"  # features of an autoencoder
 AXES = (SWEEP, DATA, FEATURE)
 
-_turn = threading.Lock()
+_turn = threading.RLock()
 
 
 def in_turn(program: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,9 +64,26 @@ def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1, reserved: int = 0
         raise SettingError(
             "config.mesh", tuple(sizes.values()), f"needs {needed} devices, this machine has {devices}{besides}"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * 3, devices=jax.devices()[:needed]
-    )
+    used = jax.devices()[:needed]
+    idle = set(range(jax.process_count())) - {device.process_index for device in used}
+    if idle:
+        allowed = f"leaves process {min(idle)} without a device; the {jax.process_count()} processes have {devices}"
+        raise SettingError("config.mesh", tuple(sizes.values()), allowed)
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * 3, devices=used)
+
+
+def fetch(tree: Any) -> Any:
+    """The values of small arrays, whole, in the memory of every process; with several, all call it alike."""
+    leaves = jax.tree.leaves(tree)
+    if all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves):
+        return jax.device_get(tree)
+    mesh = next(leaf.sharding.mesh for leaf in leaves if not leaf.is_fully_addressable)
+    gather = in_turn(jax.jit(_everything, out_shardings=NamedSharding(mesh, PartitionSpec())))
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), gather(tree))
+
+
+def _everything(tree: Any) -> Any:
+    return tree
 
 
 def automatic(mesh: Mesh) -> Mesh:

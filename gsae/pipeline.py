@@ -17,12 +17,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from gsae import artifacts, recipe, schema
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
 from gsae.job import Job
+from gsae.processes.terminal import LOG
+from gsae.processes.waiting import wait_for_all
 from gsae.tokenise import tokenise
 from gsae.training.allocator import keep_freed_memory
 from gsae.training.extraction import member_on_host, member_on_mesh
@@ -32,8 +33,16 @@ from gsae.training.step import GroupState, batch_sharding
 JUDGED_BY = ("tokens", "skip_tokens", "zero_ablation", "bootstrap_samples")  # of config.evaluation, beside the text
 
 
-def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "", started: float | None = None) -> None:
-    """Runs one stage, or all of them in order.
+def run(
+    config: Config,
+    workdir: Path,
+    *,
+    stage: str = "all",
+    command: str = "",
+    started: float | None = None,
+    fresh: bool | None = None,
+) -> None:
+    """Runs one stage, or all of them in order. Of several processes, all call this alike.
 
     Args:
         config: a checked configuration.
@@ -41,13 +50,14 @@ def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "",
         stage: "all", or the only one to run; the ones before it must be finished.
         command: how the user started this, for the report.
         started: `time.monotonic()` when the program started; the time until now is counted as start-up.
+        fresh: whether the workdir is new; None where it is if it is not there.
 
     Raises:
         SettingError: when a setting is wrong; nothing is left behind in a new workdir.
         RunError: when the run cannot go on.
         Interrupted: after a signal, with the state saved.
     """
-    fresh, current = not workdir.exists(), "start-up"
+    fresh, current = not workdir.exists() if fresh is None else fresh, "start-up"
     begun = time.monotonic() if started is None else started
     job = Job(config, workdir, command)
     if jax.default_backend() == "cpu":
@@ -58,13 +68,16 @@ def run(config: Config, workdir: Path, *, stage: str = "all", command: str = "",
         for current, work in STAGES.items():
             if stage in ("all", current):
                 begun = time.monotonic()
+                LOG.info("%s begins", current)
                 try:
                     work(job)
+                    wait_for_all(current)  # nobody reads what another process has not finished
                 finally:
                     job.took(current, time.monotonic() - begun)
         print(job.time_budget())
     except SettingError:
-        if fresh and current in ("start-up", "tokenise", "harvest"):  # later, there is work to lose
+        early = current in ("start-up", "tokenise", "harvest")  # later, there is work to lose
+        if fresh and early and jax.process_index() == 0:
             shutil.rmtree(workdir, ignore_errors=True)
         raise
 
@@ -88,8 +101,6 @@ def harvest(job: Job) -> None:
         process_count=jax.process_count(),
         **recipe.rows(job.config),
     )
-    if jax.process_count() > 1:  # nobody goes on before the last superblock is there
-        multihost_utils.sync_global_devices("harvested")
 
 
 def _import_rows(job: Job) -> None:
@@ -101,8 +112,7 @@ def _import_rows(job: Job) -> None:
     if settings.paths and (settings.store or not made):  # the workdir's own are what its config.json says
         if jax.process_index() == 0:
             import_tables(job.rows.of(job.sites), job.store_path, **recipe.imported_rows(job.config))
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("imported")
+        wait_for_all("imported")
     elif not settings.paths:
         recipe.check_imported(job.config, job.activations.identity.dtype, job.activations.superblock_rows)
     evaluation = job.config.evaluation
@@ -165,8 +175,6 @@ def train(job: Job) -> None:
         autoencoder = take()
         if autoencoder is not None:  # in process 0
             save(autoencoder, job.autoencoder_path(point), about)
-    if jax.process_count() > 1:  # nobody reads them before the last one is there
-        multihost_utils.sync_global_devices("exported")
 
 
 def _is_trained(job: Job, point: Point, identity: str) -> bool:
@@ -220,8 +228,6 @@ def evaluate(job: Job) -> None:
 
     tokens, samples = settings.tokens, settings.bootstrap_samples
     _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
-    if jax.process_count() > 1:  # nobody reads them before the last one is there
-        multihost_utils.sync_global_devices("evaluated")
 
 
 def _is_evaluated(job: Job, point: Point, made_from: Mapping[str, Any]) -> bool:
@@ -270,8 +276,11 @@ def _evaluated(
 
 
 def report(job: Job) -> None:
-    """The table on the terminal, results.csv, the figures and report.html."""
+    """The table on the terminal, results.csv, the figures and report.html; one process makes them."""
     from gsae.reports.report import write_report
+
+    if jax.process_index() != 0:
+        return
 
     rows, densities = [], {}
     for point in job.points:

@@ -82,6 +82,11 @@ def axis() -> Any:
     return setting(allowed, lambda value: value > 0 or value == -1, operational=True)
 
 
+def at_least_a_second() -> Any:
+    """Seconds that something may take; it may change between runs."""
+    return setting("must be at least 1 second", lambda value: 1 <= value < 10**9, operational=True)
+
+
 def plain(config: Any) -> dict[str, Any]:
     """The configuration as nested dicts and lists, ready for JSON."""
     return _plain(config)
@@ -124,14 +129,15 @@ def lasting(config: Any) -> dict[str, Any]:
 
 def _lasting(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
     operational = _operational(schema, "config")
-    return {name: value for name, value in _flat(values, "config").items() if name not in operational}
+    return {name: value for name, value in flat(values).items() if name not in operational}
 
 
-def _flat(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], name: str = "config") -> dict[str, Any]:
+    """What `plain` gave, by full name (`config.sae.width`)."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(_flat(value, f"{name}.{key}") if isinstance(value, Mapping) else {f"{name}.{key}": value})
-    return flat
+        found.update(flat(value, f"{name}.{key}") if isinstance(value, Mapping) else {f"{name}.{key}": value})
+    return found
 
 
 def _operational(schema: type, name: str) -> set[str]:

@@ -11,6 +11,7 @@ import jax
 from gsae import artifacts, schema
 from gsae.errors import SettingError
 from gsae.job import Job
+from gsae.processes.waiting import wait_for_all
 
 PARTS = ("train", "held_out")
 PORTIONS = "portions"  # what is encoded so far, until the stores are finished
@@ -66,11 +67,11 @@ def _write(job: Job, paths: Mapping[str, Path], made_from: Mapping[str, Any]) ->
     tokenizer = job.language_model.tokenizer
     around = _around(job)  # refuses what the language model does not have before the work is done
     count = encode_portions(portions, source, tokenizer.encode_batch, plan, made_from=made_from, process=process)
-    _wait_for_all("portions")
+    wait_for_all("portions")
     if jax.process_index() == 0:
         for part, path in paths.items():
             _pack(job, portions, count, part, path, {**around, "manifest": {"made_from": made_from}})
-    _wait_for_all("stores")
+    wait_for_all("stores")
 
 
 def _source(job: Job) -> Any:
@@ -141,11 +142,3 @@ def _pack(job: Job, portions: Path, count: int, part: str, path: Path, settings:
     store = write_rows(path, itertools.chain([first], documents), **settings)
     tokens = store.num_sequences * store.context_length
     print(f"{part}: {store.num_documents:,} documents, {tokens:,} tokens in rows of {store.context_length}")
-
-
-def _wait_for_all(name: str) -> None:
-    """Until every process is here."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(f"tokenise: {name}")

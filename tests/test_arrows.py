@@ -23,12 +23,16 @@ ARROWS = {
     "throughput": set(),
     "collectives": set(),
     "capacity": set(),
+    "processes": {"errors"},
     "text": {"artifacts", "errors"},
     "language_models": {"artifacts", "errors", "mesh"},
-    "activations": {"artifacts", "capacity", "errors", "language_models", "mesh", "text", "throughput"},
+    "activations": {
+        "artifacts", "capacity", "errors", "language_models", "mesh", "processes.waiting", "text", "throughput",
+    },
     "autoencoders": {"artifacts", "errors", "mesh"},
     "training": {
-        "activations.batches", "artifacts", "autoencoders", "collectives", "durations", "errors", "mesh", "throughput",
+        "activations.batches", "artifacts", "autoencoders", "collectives", "durations", "errors", "mesh", "processes",
+        "throughput",
     },
     "evaluation": {"activations.superblocks", "autoencoders", "errors", "language_models", "mesh", "text"},
     "reports": {"artifacts", "errors", "evaluation.frontier", "evaluation.quality"},
@@ -42,15 +46,17 @@ ARROWS = {
     "job": {
         "activations.capture", "activations.fitting", "activations.live", "activations.live_together",
         "activations.row_import", "activations.rows", "activations.store", "artifacts", "config", "errors",
-        "language_models", "memory", "mesh", "recipe", "schema", "text.tokens", "training",
+        "language_models", "memory", "mesh", "processes", "recipe", "schema", "text.tokens", "training",
     },
-    "tokenise": {"artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "schema", "text"},
+    "tokenise": {
+        "artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "processes", "schema", "text",
+    },
     "pipeline": {
-        "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "recipe", "reports",
-        "schema", "tokenise", "training",
+        "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "processes",
+        "recipe", "reports", "schema", "tokenise", "training",
     },
     "pretrain": {"artifacts", "config", "errors", "language_models", "mesh", "schema", "text"},
-    "main": {"config", "errors", "pipeline"},
+    "main": {"config", "errors", "pipeline", "processes"},
     "": {"activations.row_stream", "autoencoders.saving"},  # gsae/__init__.py: gsae.import_rows, gsae.load
 }  # fmt: skip
 KNOW_THE_CONFIGURATION = {"job", "main", "pipeline", "pretrain", "plan", "recipe", "tokenise"}

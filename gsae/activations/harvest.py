@@ -14,6 +14,7 @@ from gsae.activations.writer import StoreWriter
 from gsae.errors import RunError
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site
+from gsae.processes.waiting import together, wait_for_all
 from gsae.text.tokens import TokenStore
 
 SPARE_BYTES = 16 << 20  # room asked for beyond the rows: metadata, records, file system blocks
@@ -75,7 +76,11 @@ def harvest(
         devices=devices,
         gradients=gradients,
     )
+    if process_index != 0:
+        wait_for_all("store")  # the first process begins it
     writer = StoreWriter(Path(path), forward.identity)
+    if process_index == 0:
+        wait_for_all("store")
     if writer.finished:
         return
     missing = writer.missing()
@@ -91,7 +96,8 @@ def harvest(
             writing = pool.submit(_write, writer, k, rows, forward)
         if writing is not None:
             writing.result()
-    if not writer.missing():
+    wait_for_all("superblocks")
+    if not writer.missing() and (process_index == 0 or not together()):
         writer.publish()
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gsae import __version__, artifacts
-from gsae.errors import RunError, SettingError
+from gsae.errors import Interrupted, RunError, SettingError
+from gsae.processes.waiting import wait_for_all
 from gsae.training.digests import HostShards, digest, digests_of_all, flushed_files, host_copies, verify_files
 from gsae.training.saved_arrays import named_arrays, read_arrays
 
@@ -55,6 +56,7 @@ class Checkpoints:
             (self.directory / ".writable").unlink()
             for left in self.directory.glob(f"*{artifacts.PARTIAL}*"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+        wait_for_all("checkpoints")
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), timeout_secs=3600)
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future[None] | None = None
@@ -62,7 +64,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        if kind not in (None, Interrupted) and jax.process_count() > 1:
+            return  # a save needs all processes, and they are ending: it stays unpublished
         self.close()
 
     def due(self, step: int) -> bool:
@@ -94,6 +98,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir()
+            wait_for_all("checkpoint")
             copies = host_copies(arrays)
             self._orbax.save(aside / STATE, args=ocp.args.PyTreeSave(arrays))
         manifest = {

@@ -38,11 +38,6 @@ def member_on_host(stacked: Any, index: int, mesh: Mesh) -> Any:
     return stacked.replace(**arrays) if jax.process_index() == 0 else None
 
 
-def on_every_host(array: jax.Array, mesh: Mesh) -> np.ndarray:
-    """A small array on the mesh, whole, in every process."""
-    return np.asarray(_everywhere(array, mesh))
-
-
 def _on_host(array: jax.Array, axis: int | None, mesh: Mesh) -> np.ndarray | None:
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array) if jax.process_index() == 0 else None  # JAX copies part by part
@@ -55,6 +50,7 @@ def _on_host(array: jax.Array, axis: int | None, mesh: Mesh) -> np.ndarray | Non
     return np.concatenate(parts, axis) if parts else None
 
 
+@axes.in_turn
 @functools.partial(jax.jit, static_argnames="mesh")
 def _member(array: jax.Array, index: jax.Array, mesh: Mesh) -> jax.Array:
     """[S, ...] over `sweep` -> [...], the member `index`. Each shard of the sweep reads one of its own members."""
@@ -67,6 +63,7 @@ def _member(array: jax.Array, index: jax.Array, mesh: Mesh) -> jax.Array:
         return _pick(candidates, 0, place_members(np.arange(shards)) == index // local)
 
 
+@axes.in_turn
 @functools.partial(jax.jit, static_argnames=("axis", "mesh"))
 def _part(array: jax.Array, index: jax.Array, axis: int, mesh: Mesh) -> jax.Array:
     """One of the parts into which `feature` splits an axis, a copy on every device."""
@@ -83,9 +80,3 @@ def _pick(array: jax.Array, axis: int, chosen: jax.Array) -> jax.Array:
     """The one entry along an axis that is chosen, which is split: a sum with zeros, where indexing would gather all."""
     others = tuple(i for i in range(array.ndim) if i != axis)
     return jnp.sum(jnp.where(jnp.expand_dims(chosen, others), array, 0), axis=axis)
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _everywhere(array: jax.Array, mesh: Mesh) -> jax.Array:
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jax.sharding.reshard(array, PartitionSpec())

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from gsae.mesh import fetch
 from gsae.training.sinks import JsonLines, Sink, TensorBoard, Timing, Values, WeightsAndBiases, require_wandb
 
 Seconds = dict[str, float]
@@ -124,7 +125,7 @@ class Logger:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        points = self._by_point(jax.device_get(metrics))
+        points = self._by_point(fetch(metrics))
         timing = self._timing(step)
         for sink in self._sinks:
             sink.write(step, step * self.tokens_per_step, points, timing)
@@ -141,8 +142,7 @@ class Logger:
 
     def say(self, line: str) -> None:
         """One line on stderr that leaves the bar whole."""
-        if self._first_process:
-            tqdm.write(line, file=sys.stderr)
+        tqdm.write(line, file=sys.stderr)
 
     def _add(self, sink: Sink) -> None:
         self._sinks.append(sink)

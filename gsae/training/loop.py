@@ -17,10 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gsae.activations.batches import Batch, Batches
 from gsae.errors import Interrupted, SettingError
-from gsae.mesh import in_turn
+from gsae.mesh import fetch, in_turn
+from gsae.processes.terminal import LOG
 from gsae.throughput import count_flops, peak_flops
 from gsae.training.checkpoints import Checkpoints
-from gsae.training.extraction import on_every_host
 from gsae.training.groups import Group
 from gsae.training.logging import Logger
 from gsae.training.preemption import StopRequest, watch_signals
@@ -158,6 +158,7 @@ def _first_states(
     if start > steps:
         raise SettingError("config.training.steps", steps, f"{checkpoints.directory} is at step {start} already")
     _say(f"training resumes at step {start} of {steps}")
+    LOG.info("training resumes at step %d", start)
     return start, {group.name: _padded(group, states[group.name], targets[group.name]) for group in groups}
 
 
@@ -168,14 +169,11 @@ def _padded(group: Group, state: GroupState, target: GroupState) -> GroupState:
         return state
     members = len(group.points)
 
-    def pad(leaf: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
-        padding = [leaf[:1]] * group.padding
-        return jax.device_put(jnp.concatenate([leaf[:members], *padding]), target.sharding)
+    def pad(state: GroupState) -> GroupState:
+        state = jax.tree.map(lambda leaf: jnp.concatenate([leaf[:members], *[leaf[:1]] * group.padding]), state)
+        return dataclasses.replace(state, active=state.active & (jnp.arange(group.size) < members))
 
-    state = jax.tree.map(pad, state, target)
-    return dataclasses.replace(
-        state, active=jax.device_put(state.active & (np.arange(group.size) < members), target.active.sharding)
-    )
+    return jax.jit(pad, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(state)
 
 
 def _compile(
@@ -236,9 +234,8 @@ def _resample(
         with contextlib.closing(coming), jax.set_mesh(mesh):
             inputs = (batch[group.site]["x"] for batch in coming)
             states[group.name], counts = resample(states[group.name], inputs, t)
-        dead, revived = (
-            int(np.sum(on_every_host(counts[name], mesh)[: len(group.points)])) for name in ("dead", "revived")
-        )
+        counts = fetch(counts)
+        dead, revived = (int(np.sum(counts[name][: len(group.points)])) for name in ("dead", "revived"))
         say(f"step {t}: {revived:,} of {dead:,} dead features revived in {group.describe()}")
 
 
@@ -248,5 +245,4 @@ def _on_mesh(step: int, mesh: Mesh) -> jax.Array:
 
 
 def _say(line: str) -> None:
-    if jax.process_index() == 0:
-        print(line, flush=True)
+    print(line, flush=True)  # of several processes, each into its own file

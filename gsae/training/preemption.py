@@ -10,6 +10,8 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
+from gsae.processes.signals import agreed
+
 
 class StopRequest:
     """Whether a signal asked the run to stop. Made by `watch_signals`."""
@@ -23,6 +25,12 @@ class StopRequest:
             self.signal_name = self.signal_name or "SIGTERM"
             return True
         return jax.process_count() == 1 and bool(self.signal_name)
+
+    def pass_on(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGINT with several processes: jax listens to SIGTERM; a second SIGINT kills at once."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self.signal_name = signal.Signals(number).name
+        signal.raise_signal(signal.SIGTERM)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: notes the first signal; a second SIGINT kills at once."""
@@ -39,15 +47,18 @@ class StopRequest:
 def watch_signals() -> Iterator[StopRequest]:
     """While it lasts, SIGTERM and SIGINT do not end the process but are noted; the old handlers come back after.
 
-    With several processes both are left alone: SIGTERM starts jax's own agreement on a common step. Outside the main
-    thread, where Python allows no handlers, nothing is watched.
+    With several processes SIGTERM is left to jax, which brings all of them to a common step, and SIGINT becomes one.
+    Outside the main thread, where Python allows no handlers, nothing is watched.
     """
     request = StopRequest()
-    watched = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
-    numbers = (signal.SIGINT, signal.SIGTERM) if watched else ()
-    before = {number: signal.signal(number, request.receive) for number in numbers}
+    handlers = {signal.SIGINT: request.receive, signal.SIGTERM: request.receive}
+    if jax.process_count() > 1:
+        handlers = {signal.SIGINT: request.pass_on}
+    watched = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items() if watched}
     try:
-        yield request
+        with agreed():
+            yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

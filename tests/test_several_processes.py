@@ -1,0 +1,180 @@
+"""One run in several processes: the rows, steps and files of one process, whoever dies, stops, or never comes."""
+
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import processes_of_a_run as several
+import pytest
+import tiny_run
+from processes_of_a_run import LIMIT, Run
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.slow
+
+MESH = {"mesh__data": 2, "mesh__feature": 2}
+STEPS = several.CHANGES["training__steps"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return tiny_run.documents(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="module")
+def alone(texts, tmp_path_factory):
+    """A run of one process with four devices that nobody stopped."""
+    return Run(texts, tmp_path_factory.mktemp("alone") / "run", 1, 4, **MESH, evaluation__every=6).to_the_end()
+
+
+@pytest.fixture(scope="module")
+def pair(texts, tmp_path_factory):
+    """The same in two processes, started as Slurm would."""
+    workdir = tmp_path_factory.mktemp("pair") / "run"
+    return Run(texts, workdir, 2, 2, launcher=several.by_slurm, **MESH, evaluation__every=6).to_the_end()
+
+
+def trained(texts, workdir, alone, *args, **changes):
+    """Only the training, on the rows that `alone` made."""
+    stores = {"text__store": alone.workdir / "tokens", "activations__store": alone.workdir / "activations"}
+    return Run(texts, workdir, *args, stage="train", **(MESH | stores | changes))
+
+
+def wait_until(condition, run):
+    limit = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < limit and None in [p.poll() for p in run.processes.values()], run.text(0)
+        time.sleep(0.01)
+
+
+def has_checkpoint(run):
+    return lambda: any((run.workdir / "checkpoints").glob("step-*[0-9]/manifest.json"))
+
+
+def weights(workdir):
+    return {file.parent.name: load_file(file) for file in sorted(workdir.glob("autoencoders/*/weights.safetensors"))}
+
+
+def metrics(workdir):
+    lines = [json.loads(line) for line in (workdir / "logs" / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["points"] for line in lines}
+
+
+def assert_steps_agree(ours, others, rtol):
+    for point, values in others.items():
+        for metric, value in values.items():
+            np.testing.assert_allclose(ours[point][metric], value, rtol=rtol, atol=1e-7, err_msg=f"{point} {metric}")
+
+
+def assert_same_weights(ours, others):
+    assert ours.keys() == others.keys() and len(ours) == 4
+    for point, arrays in ours.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, others[point][name], err_msg=f"{point} {name}")
+
+
+def files_below(directory):
+    return {str(f.relative_to(directory)): f.read_bytes() for f in sorted(directory.rglob("*")) if f.is_file()}
+
+
+def test_two_processes_make_what_one_makes(alone, pair):
+    for made in ("tokens", "activations"):
+        ours, others = (files_below(run.workdir / made) for run in (pair, alone))
+        assert ours == others and ours
+    ours, others = metrics(pair.workdir), metrics(alone.workdir)
+    assert list(ours) == list(others) == list(range(1, STEPS + 1))
+    assert_steps_agree(ours[1], others[1], 1e-5)  # one step from a common state
+    assert_steps_agree(ours[STEPS], others[STEPS], 1e-3)
+    results = [(run.workdir / "results.csv").read_text().splitlines() for run in (pair, alone)]
+    assert len(results[0]) == len(results[1]) == 5 and results[0][0] == results[1][0]
+    assert not list(pair.workdir.rglob("*partial*"))
+
+
+def test_only_the_first_process_prints_and_each_has_a_log(alone, pair):
+    assert pair.printed(1) == []
+    ours, others = ([line.split(" in ")[0] for line in run.printed(0)] for run in (pair, alone))
+    for line in ("train: ", "gated at attn_z.1, 64 features: 2 points; ", "time budget", "standard L0 / gated L0"):
+        assert sum(shown.startswith(line) for shown in ours) == sum(shown.startswith(line) for shown in others) == 1
+    for index in range(2):
+        log = pair.log(index)
+        for said in (
+            f"process {index} of 2 starts",
+            "mesh {",
+            "train begins",
+            "report begins",
+            f"process {index} ends",
+        ):
+            assert said in log, log
+        assert "gated at attn_z.1, 64 features: 2 points; " in log and "everything is in" in log
+        assert "%|" not in log
+    assert not (alone.workdir / "logs" / "process-0.log").exists()
+
+
+def test_a_stopped_run_of_four_processes_goes_on_in_two_on_another_mesh(texts, alone, tmp_path):
+    run = trained(texts, tmp_path / "run", alone, 4, 1)
+    wait_until(has_checkpoint(run), run)
+    run.processes[2].send_signal(signal.SIGTERM)
+    assert run.codes() == [75] * 4, run.text(2)
+    [told] = [line for line in run.printed(0) if "the same command continues" in line]
+    assert all(not run.printed(index) for index in (1, 2, 3))
+    last = max(metrics(run.workdir))
+    assert f"SIGTERM: saved at step {last} of {STEPS}" in told and 3 <= last < STEPS
+    steps = [int(path.name[5:]) for path in (run.workdir / "checkpoints").glob("step-*")]
+    assert max(steps) == last
+
+    again = trained(texts, tmp_path / "run", alone, 2, 2, mesh__sweep=2, mesh__data=2, mesh__feature=1).to_the_end()
+    assert f"training resumes at step {last} of {STEPS}" in again.printed(0)
+    assert f"training resumes at step {last}" in again.log(1)
+    ours, others = metrics(run.workdir), metrics(alone.workdir)
+    assert list(ours) == list(others)
+    assert_steps_agree(ours[last + 1], others[last + 1], 1e-5)
+    assert len(weights(run.workdir)) == 4
+
+
+def test_a_killed_process_ends_the_other_and_the_run_goes_on_in_one(texts, alone, pair, tmp_path):
+    run = trained(texts, tmp_path / "run", alone, 2, 2, processes__heartbeat_timeout=20.0)
+    wait_until(has_checkpoint(run), run)
+    run.processes[1].kill()
+    began = time.monotonic()
+    assert run.codes(100) == [1, -signal.SIGKILL]
+    assert time.monotonic() - began < 90
+    [told] = [line for line in run.printed(0) if line.startswith("gsae: ")]
+    assert told.startswith("gsae: process 0: ") and ("has gone" in told or "has stopped" in told)
+    assert not any("Traceback" in line or "Check failure" in line for line in run.printed(0))
+    copy = tmp_path / "copy"
+    shutil.copytree(run.workdir, copy)
+
+    again = trained(texts, tmp_path / "run", alone, 2, 2).to_the_end()
+    assert any("training resumes at step" in line for line in again.printed(0))
+    assert_same_weights(weights(again.workdir), weights(pair.workdir))  # that run was never killed
+
+    single = trained(texts, copy, alone, 1, 4, mesh__data=4, mesh__feature=1).to_the_end()
+    [resumed] = [line for line in single.printed(0) if "training resumes at step" in line]
+    first = int(resumed.split()[4]) + 1
+    ours, others = metrics(copy), metrics(pair.workdir)
+    assert list(ours) == list(others)
+    assert_steps_agree(ours[first], others[first], 1e-5)
+
+
+def test_a_process_that_never_comes_is_missed(texts, tmp_path):
+    run = Run(texts, tmp_path / "run", 3, 1, only=(0, 2), processes__start_timeout=8.0)
+    assert run.codes() == [1, 1]
+    allowed = "(config.processes.start_timeout)"
+    assert run.printed(0) == [f"gsae: process 0: 2 of 3 processes came within 8 s {allowed}; missing: 1"]
+    assert run.printed(2) == []
+    assert not run.workdir.exists()
+    alone = Run(texts, tmp_path / "other", 2, 1, only=(1,), processes__start_timeout=1.0)
+    assert alone.codes() == [1]
+    [told] = alone.printed(1)
+    assert told.startswith("gsae: process 1: process 0 did not answer at 127.0.0.1:") and told.endswith(allowed)
+
+
+def test_what_is_wrong_in_one_process_is_said_once_and_ends_all(texts, tmp_path):
+    run = Run(texts, tmp_path / "run", 2, 1, mesh__data=2, own=["--config.seed=1"])
+    assert run.codes() == [2, 2]
+    told = "config.seed = 0: must be the same in all processes; process 1 was started with 1"
+    [line] = run.printed(0) + run.printed(1)
+    assert line in [f"gsae: process {index}: {told}" for index in range(2)]
+    assert not run.workdir.exists()
