@@ -97,4 +97,5 @@ class Run:
     def text(self, index):
         """Both, for a failing test's message."""
         log = self.workdir / "logs" / f"process-{index}.log"
+        kept = log.read_text()[-3000:] if log.exists() else ""
         return f"--- {index}\n{self._output(index).read_text()[-3000:]}\n{kept}"

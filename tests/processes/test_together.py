@@ -13,6 +13,7 @@ from processes_of_a_run import free_port
 from gsae.processes.together import LOOK
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parent.parent.parent
 KILLED = -signal.SIGKILL
 CASES = {
     "exception": (
@@ -33,7 +34,7 @@ CASES = {
 
 
 def start(directory, what):
-    port, environment = str(free_port()), os.environ | {"XLA_FLAGS": ""}
+    port, environment = str(free_port()), os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     program = [sys.executable, str(Path(__file__).with_name("one_of_two.py")), port]
     return [
         subprocess.Popen(
@@ -53,7 +54,7 @@ def test_what_ends_one_ends_both(tmp_path):
     log = tmp_path / "signal" / "process-0.log"
     limit = time.monotonic() + 100
     while not (log.exists() and "waits" in log.read_text()):
-        assert time.monotonic() < limit
+        assert time.monotonic() < limit and running["signal"][0].poll() is None
         time.sleep(0.05)
     running["signal"][1].send_signal(signal.SIGTERM)
     for what, (codes, line) in CASES.items():
