@@ -13,6 +13,7 @@ when a signal stopped the run and none failed: the same command continues. 2: a 
 
 import argparse
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from typing import NoReturn
 RESTART = 75  # gsae.errors.Interrupted.exit_code; this script must run without gsae installed
 LAST_LINES = 30  # of a failed process, shown in the terminal
 POLL_SECONDS = 0.1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -107,6 +109,12 @@ def visible_gpus(options: argparse.Namespace, inherited: Mapping[str, str]) -> l
     return gpus
 
 
+def die_with_parent() -> None:
+    """Of a process that is about to start: it is killed when this one is, which then cannot do it. Linux alone can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Group:
     """The running processes. Each leads a session of its own, so that what it starts can be ended with it."""
 
@@ -125,6 +133,7 @@ class Group:
                             stdout=log,
                             stderr=None if log is None else subprocess.STDOUT,
                             start_new_session=True,
+                            preexec_fn=die_with_parent,  # there are no threads yet
                         )
                     )
         except OSError as error:

@@ -143,6 +143,28 @@ def test_a_signal_reaches_all_and_75_means_restart_unless_one_failed(tmp_path, n
     assert ended(started)[0] == code
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_processes_do_not_outlive_a_launcher_that_is_killed(tmp_path):
+    program = SAVES.replace(".touch()", ".write_text(str(os.getpid()))")
+    started = local("--processes=2", program=program, arguments=[str(tmp_path)])
+    wait_for(lambda: all(pid.strip() for pid in pids(tmp_path)) and len(pids(tmp_path)) == 2)
+    started.kill()
+    wait_for(lambda: not any(is_running(int(pid)) for pid in pids(tmp_path)))
+    ended(started)
+
+
+def pids(directory):
+    return [path.read_text() for path in directory.iterdir()]
+
+
+def is_running(pid):
+    """Whether there is such a process that has not ended; an ended one may wait for its parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
