@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -48,7 +49,8 @@ def start(cloud, *arguments, **changes):
     environment |= SLICE | {"PATH": f"{cloud}/bin:{os.environ['PATH']}"} | changes
     environment = {name: value for name, value in environment.items() if value is not None}
     command = ["bash", ROOT / "launch" / "tpu_vm.sh", *arguments]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)
 
 
 def tpu_vm(cloud, *arguments, **changes):
@@ -256,10 +258,18 @@ def test_a_run_that_goes_on_is_neither_doubled_nor_lost(installed):
     assert code == 1
     assert "a run is going; tpu_vm.sh follow shows it, stop ends it" in err
     assert tpu_vm(installed, "setup")[0] == 1
+    # Ctrl-C leaves it alone
+    os.killpg(first.pid, signal.SIGINT)
+    err = first.communicate(timeout=PATIENCE)[1]
+    assert (first.returncode, last_line(err)) == (
+        130,
+        "tpu_vm.sh: a run goes on without this: follow shows it, stop ends it",
+    )
+    follower = start(installed, "follow")
     attached = start(installed, "until_done", *WORDS)
-    wait_for(lambda: len([call for call in tpus(installed) if " follow " in call[-3]]) == 2)
+    wait_for(lambda: len([call for call in tpus(installed) if " follow " in call[-3]]) == 3)
     assert tpu_vm(installed, "stop")[0] == 0
-    assert first.wait(PATIENCE) == 75
+    assert follower.wait(PATIENCE) == 75
     assert attached.wait(PATIENCE) == 0  # it followed the first, and started again after 75
     assert "following it" in attached.stderr.read()
     assert [len(of_python(installed, worker)) for worker in range(2)] == [2, 2]
