@@ -39,7 +39,7 @@ class Together:
 
     def __init__(self, launch: Launch, *, start_timeout: float, heartbeat_timeout: float):
         self.launch, self._start_timeout, self._heartbeat_timeout = launch, start_timeout, heartbeat_timeout
-        self._terminal = Terminal(launch.index)
+        self._terminal, self._log = Terminal(launch.index), Path()
         self._ending, self._joined, self._finished = threading.Lock(), False, False
         failing.on_abort(self._aborted)
         LOG.info("process %d of %d starts, the first is at %s", launch.index, launch.count, launch.coordinator)
@@ -59,10 +59,13 @@ class Together:
 
     def fail(self, complaint: str, code: int) -> NoReturn:
         """Says in one line what went wrong here, unless another process was first, and ends all."""
-        # The service may be no longer there to answer.
-        _after(GRACE + LINGER, lambda: self._end(code, complaint, tells=True))
         if self.launch.index > 0:
             self._wait_for_note()  # what is wrong everywhere is best said by the first process
+        self._fail_at_once(complaint, code)
+
+    def _fail_at_once(self, complaint: str, code: int) -> NoReturn:
+        # The service may be no longer there to answer.
+        _after(LINGER, lambda: self._end(code, complaint, tells=True))
         note = f"{code} {self.launch.index} {complaint}"
         try:
             client().key_value_set(FAILED, note)
@@ -75,10 +78,9 @@ class Together:
         """The same for an exception that nobody foresaw; its traceback is in this process's file."""
         LOG.error("process %d failed", self.launch.index, exc_info=error)
         if failing.is_lost_peer(error):
-            _after(GRACE + LINGER, lambda: self._end(1, f"another process has gone ({_one_line(error)})", tells=True))
             self._wait_for_note()
-            self.fail(f"another process has gone ({_one_line(error)})", RunError.exit_code)
-        self.fail(f"{_one_line(error)} (the traceback is in {self._log})", RunError.exit_code)
+            self._fail_at_once(f"another process has gone ({_one_line(error)})", RunError.exit_code)
+        self._fail_at_once(f"{_one_line(error)} (the traceback is in {self._log})", RunError.exit_code)
 
     def finish(self, line: str = "", code: int = 0) -> None:
         """Ends this process's part of the run, at the same point as all others; only the first says the line."""
@@ -115,7 +117,7 @@ class Together:
             _jax.get_distributed_runtime_service = make
 
     def _stopped(self, signal_name: str) -> NoReturn:
-        self.fail(f"{signal_name}: stopped; the same command continues", Interrupted.exit_code)
+        self._fail_at_once(f"{signal_name}: stopped; the same command continues", Interrupted.exit_code)
 
     def _watch(self) -> None:
         """In a thread of its own: ends this process when another one has left its note."""
@@ -133,9 +135,16 @@ class Together:
             return
 
     def _wait_for_note(self) -> None:
-        until = time.monotonic() + GRACE
-        while time.monotonic() < until and not self._note():
-            time.sleep(0.05)
+        """In a thread of its own, for `GRACE`: nobody may be there to answer."""
+
+        def look() -> None:
+            until = time.monotonic() + GRACE
+            while time.monotonic() < until and not self._note():
+                time.sleep(0.05)
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        looking.join(2 * GRACE)
 
     def _note(self) -> str:
         with contextlib.suppress(Exception):
