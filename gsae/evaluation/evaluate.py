@@ -95,7 +95,7 @@ def evaluate(
     if zero_convention not in ZERO_CONVENTIONS:
         raise ValueError(f"zero_convention = {zero_convention!r}: must be one of {', '.join(ZERO_CONVENTIONS)}")
     pending = [member for member in members if member.name not in skip]
-    _check(language_model, pending)
+    check_members(language_model, pending)
     sequences = choose_sequences(token_store, tokens, seed, skip_tokens)
     results: dict[str, Evaluation] = {}
     places, placement = _places(language_model.model, mesh)
@@ -243,7 +243,8 @@ def _width(language_model: LanguageModel, site: str) -> int:
     return language_model.model.site_width(Site.parse(site).name)
 
 
-def _check(language_model: LanguageModel, members: Sequence[Member]) -> None:
+def check_members(language_model: LanguageModel, members: Sequence[Member]) -> None:
+    """Refuses members of one name, at sites that the model does not have, or of another width (ValueError)."""
     check_names(members)
     layers = language_model.model.settings.num_layers
     for member in members:
