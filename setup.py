@@ -17,7 +17,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["gsae", "gsae.*"]),
-    package_data={"gsae.language_models": ["bundled/*"], "gsae.reports": ["*.html", "*.css"], "gsae": ["py.typed"]},
+    package_data={
+        "gsae.language_models": ["bundled/*"],
+        "gsae.reports": ["*.html", "*.css", "*.js"],
+        "gsae": ["py.typed"],
+    },
     python_requires=">=3.11",
     install_requires=[
         # jax 0.11 breaks with flax <= 0.12.8, hence the pair: Python 3.11 takes 0.10, 3.12 and later the newest.

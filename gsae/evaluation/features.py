@@ -294,7 +294,8 @@ def _look(running: _Running, autoencoder, features_F, x_BTD, keep_BT, ids_B, key
             "total": f_TF.sum(0),
             "l0_with": jnp.where(fires_TF, l0_T[:, None], 0).sum(0),
         }
-        return _counted(*histogram, f_TF, sums["fired"]), (best, sums)
+        exponent_F, histogram_FH = histogram
+        return _counted(exponent_F, histogram_FH, f_TF, sums["fired"]), (best, sums)
 
     histogram = (running.exponent_F, running.histogram_FH)
     (exponent_F, histogram_FH), (best, sums) = jax.lax.scan(one_sequence, histogram, (x_BTD, keep_BT, ids_B))

@@ -71,7 +71,9 @@ def look(language_model, members, features, **changes):
     return observe(language_model, Held(), members, ORDER, features=features, **settings)
 
 
-MEMBERS = [Member(name, site, autoencoder(i)) for i, (name, site) in enumerate({"a": "mlp_out.1", "b": "resid_pre.1"}.items())]
+MEMBERS = [
+    Member(name, site, autoencoder(i)) for i, (name, site) in enumerate({"a": "mlp_out.1", "b": "resid_pre.1"}.items())
+]
 FEATURES = {"a": np.arange(20), "b": np.array([3, 0, 17, 8])}
 
 
@@ -121,7 +123,7 @@ def check_examples(examples, row, f_NT, sequences, positions):
 
 
 def check_drawn(drawn, row, f_NT):
-    """Firings, one a sequence at most, as many as there can be, strongest first: by the numbers that tokens are given."""
+    """Firings, one a sequence at most, as many as there can be, strongest first: by the numbers of the tokens."""
     luck = {n: jax.random.uniform(jax.random.fold_in(jax.random.key(0), n), (POSITIONS,)) for n in range(SEQUENCES)}
     places = [(n, max(np.flatnonzero(f_NT[n]), key=lambda t: luck[n][t])) for n in ORDER if f_NT[n].any()]
     chosen = sorted(places, key=lambda place: -luck[place[0]][place[1]])[: SHAPE.drawn]

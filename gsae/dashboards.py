@@ -1,0 +1,154 @@
+"""Pages that show what the features of a finished run respond to.
+
+    python -m gsae.dashboards --workdir=runs/pareto_sweep [--point=NAME,...] [--features=1000] [--tokens=0] [--out=...]
+
+writes features.html into the run's directory: one self-contained file, `features.html#<point>/<feature>` a feature.
+Exit codes: 0 finished; 1 it failed; 2 a setting is wrong.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gsae.command_line import Parser, at_least, finish
+
+PAGE = "features.html"
+FEATURES = 1000
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does what the command line says; gives the exit code."""
+    parser = Parser("python -m gsae.dashboards", description="Pages that show what features respond to.")
+    parser.add_argument("--workdir", type=Path, required=True, help="directory of a finished run")
+    parser.add_argument("--point", default="", help="names of points, with commas between; all that finished")
+    parser.add_argument(
+        "--features", type=at_least(0), default=FEATURES,
+        help=f"features of each point, drawn at random; 0: all of them ({FEATURES})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tokens", type=at_least(0), default=0, help="held-out tokens to look at; 0: all that the run keeps (0)"
+    )
+    parser.add_argument("--sequences", type=at_least(1), default=8, help="sequences in one pass (8)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the drawn features and examples (0)")
+    parser.add_argument("--out", type=Path, default=None, help=f"the page (<workdir>/{PAGE})")
+    given = parser.parse_args(arguments)
+    return finish("gsae.dashboards", lambda: _look(given))
+
+
+def _look(given: Any) -> None:
+    from gsae.finished import FinishedRun
+
+    began = time.monotonic()
+    run = FinishedRun(given.workdir)
+    out = given.out or given.workdir / PAGE
+    names = run.choose(given.point)
+    size = write_dashboards(
+        out,
+        title=given.workdir.resolve().name,
+        language_model=run.language_model,
+        token_store=run.held_out,
+        rows={name: run.rows[name] for name in names},
+        autoencoders={name: run.autoencoder(name) for name in names},
+        sites={name: run.site(name) for name in names},
+        features=given.features,
+        tokens=given.tokens,
+        batch_size=given.sequences,
+        seed=given.seed,
+    )
+    print(f"{out}: {size / 1e6:.1f} MB in {time.monotonic() - began:.0f} s; open it in a browser")
+
+
+def write_dashboards(
+    path: Path,
+    *,
+    title: str,
+    language_model: Any,
+    token_store: Any,
+    rows: Mapping[str, Mapping[str, Any]],
+    autoencoders: Mapping[str, Any],
+    sites: Mapping[str, str],
+    features: int,
+    tokens: int,
+    batch_size: int,
+    skip_tokens: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+) -> int:
+    """Looks at features of some points on held-out text and writes the page; gives its size in bytes.
+
+    Args:
+        path: of the page.
+        title: the name of the run.
+        language_model: whose activations the points were trained on.
+        token_store: the held-out text.
+        rows: what came of each point, by its name.
+        autoencoders: the points, for raw activations.
+        sites: where each reads, `name.layer`.
+        features: of each point, drawn at random; 0 for all.
+        tokens: how many tokens that count; 0 for all.
+        batch_size: sequences in one pass.
+        skip_tokens: so many tokens are passed over first.
+        seed: of the features and the examples drawn.
+        progress: draws a progress bar.
+
+    Raises:
+        SettingError: when `skip_tokens` leaves no text.
+        RunError: when the page cannot be written.
+    """
+    from gsae.artifacts import write_file
+    from gsae.evaluation.batches import choose_sequences
+    from gsae.evaluation.directions import directions
+    from gsae.evaluation.evaluate import Member
+    from gsae.evaluation.features import observe
+    from gsae.language_models.token_texts import TokenTexts
+    from gsae.reports.dashboards import PointFeatures, dashboard_page, drawn_features
+    from gsae.reports.feature_data import sequences_of
+
+    chosen = {name: drawn_features(len(sae.W_dec), features, seed) for name, sae in autoencoders.items()}
+    members = [Member(name, sites[name], sae) for name, sae in autoencoders.items()]
+    observed = observe(
+        language_model,
+        token_store,
+        members,
+        choose_sequences(token_store, tokens, seed, skip_tokens),
+        features=chosen,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+    texts = TokenTexts(language_model.tokenizer)
+    pool = text_pool(token_store, sequences_of(observed), texts)
+    points = [
+        PointFeatures(
+            name=seen.name,
+            about=_about(rows[seen.name], seen.site),
+            all_features=len(autoencoders[seen.name].W_dec),
+            observed=seen,
+            directions=directions(language_model, seen.site, autoencoders[seen.name], seen.features_F),
+        )
+        for seen in observed
+    ]
+    page = dashboard_page(points, title=title, pool=pool, texts=texts, document_names=token_store.document_names)
+    write_file(path, page)
+    return len(page.encode())
+
+
+def text_pool(token_store: Any, sequences: Any, texts: Any) -> Any:
+    """The rows of the store that examples stand in, with the text of their tokens (`TokenTexts`)."""
+    from gsae.reports.feature_data import TextPool
+
+    return TextPool(sequences, texts.of_rows(token_store.tokens[sequences]), token_store.documents_of(sequences))
+
+
+def _about(row: Mapping[str, Any], site: str) -> str:
+    """One line on what a point is and how good."""
+    return (
+        f"{row['architecture']}, {int(row['width']):,} features at {site}; L0 {float(row['l0']):.3g}, "
+        f"loss recovered {float(row['loss_recovered']):.4f}, gamma {float(row['gamma']):.3f}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
