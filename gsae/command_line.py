@@ -32,6 +32,26 @@ def at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
+def positive(text: str) -> float:
+    """The type of a flag: a number above zero."""
+    return _number(text, "must be a number above 0", lambda number: 0 < number < float("inf"))
+
+
+def share(text: str) -> float:
+    """The type of a flag: a number between 0 and 1, both excluded."""
+    return _number(text, "must be between 0 and 1, both excluded", lambda number: 0 < number < 1)
+
+
+def _number(text: str, allowed: str, fits: Callable[[float], bool]) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not fits(number):
+        raise argparse.ArgumentTypeError(f"{text!r}: {allowed}")
+    return number
+
+
 def finish(name: str, work: Callable[[], None]) -> int:
     """Does the work and gives the exit code; what went wrong is printed as one line."""
     try:

@@ -58,6 +58,10 @@ ARROWS = {
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},
     "dashboards": {"artifacts", "command_line", "evaluation", "finished", "language_models.token_texts", "reports"},
+    "study": {
+        "artifacts", "command_line", "dashboards", "errors", "evaluation", "finished", "language_models.token_texts",
+        "reports",
+    },
     "pretrain": {"artifacts", "config", "errors", "language_models", "mesh", "schema", "text"},
     "main": {"config", "errors", "pipeline", "processes"},
     "": {"activations.row_stream", "autoencoders.saving"},  # gsae/__init__.py: gsae.import_rows, gsae.load

@@ -61,7 +61,9 @@ function exampleText(pool, arrays, kind, place, size) {
   for (let w = 0; w < window; w++) {
     const t = position - size.before + w;
     if (t < 0 || t >= pool.length) continue;
-    const text = pool.strings[pool.rows[row * pool.length + t]], here = w === size.before;
+    const number = pool.rows[row * pool.length + t], here = w === size.before;
+    if (number === NONE) continue;
+    const text = pool.strings[number];
     if (!levels[w] && !here) { line.append(token(text)); continue; }
     const span = token(text, { class: here ? "on here" : "on", title: here ? short(value) : `about ${short(levels[w] * scale)}` });
     span.style.setProperty("--level", (levels[w] / 255).toFixed(3));
@@ -74,11 +76,11 @@ function exampleList(pool, arrays, kind, first, count, size) {
   const list = element("ol", { class: "examples" });
   for (let place = first; place < first + count; place++) {
     if (arrays[`${kind}_row`][place] === NONE) continue;
-    const document_ = arrays[`${kind}_document`][place];
+    const document_ = pool.documents ? arrays[`${kind}_document`][place] : NONE;
     list.append(element("li", {},
       element("span", { class: "value", text: short(arrays[`${kind}_value`][place]) }),
       exampleText(pool, arrays, kind, place, size),
-      pool.documents && document_ !== NONE
+      document_ !== NONE
         ? element("span", { class: "from", text: `${pool.documents[document_]}, token ${arrays[`${kind}_position`][place]} of its row` })
         : null));
   }
