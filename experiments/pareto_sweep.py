@@ -165,6 +165,7 @@ def get_config() -> ConfigDict:
     config.evaluation.baseline = "standard"  # the architecture that the others' L0 is compared with
     config.evaluation.every = 10_000  # steps between the quick evaluations that redraw frontier.png; 0: none
     config.evaluation.quick_tokens = 8_192  # held-out tokens of a quick evaluation
+    config.evaluation.dashboards = 0  # features of each point, drawn at random, shown in features.html; 0: no such page
 
     config.logging = ConfigDict()
     config.logging.every = 100  # steps

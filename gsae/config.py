@@ -171,6 +171,7 @@ class EvaluationSettings:
     baseline: str = text(operational=True)
     every: int = not_negative(operational=True)
     quick_tokens: int = positive(operational=True)
+    dashboards: int = not_negative(operational=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +231,9 @@ def parse(values: Mapping[str, Any]) -> Config:
         raise SettingError("config.activations.paths", activations.paths, allowed)
     if activations.source == "rows" and activations.gradients:
         raise SettingError("config.activations.gradients", True, "must be False: rows from elsewhere bring no gradient")
+    if activations.source == "rows" and config.evaluation.dashboards:
+        allowed = "must be 0: rows from elsewhere bring no text to show features on"
+        raise SettingError("config.evaluation.dashboards", config.evaluation.dashboards, allowed)
     if activations.superblock_rows % training.batch_size:
         raise SettingError(
             "config.activations.superblock_rows",

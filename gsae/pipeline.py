@@ -20,6 +20,7 @@ import numpy as np
 
 from gsae import artifacts, recipe, schema
 from gsae.config import Config
+from gsae.dashboards import PAGE, write_dashboards
 from gsae.errors import RunError, SettingError
 from gsae.job import Job
 from gsae.processes.terminal import LOG
@@ -300,8 +301,32 @@ def report(job: Job) -> None:
         versions=versions(),
         seconds_per_stage=job.seconds,
         metrics_log=job.workdir / "logs" / "metrics.jsonl",
+        features_page=PAGE if job.config.evaluation.dashboards else "",
     )
     print(shown)
+    if job.config.evaluation.dashboards and jax.process_index() == 0:
+        _show_features(job, {row["point"]: row for row in rows if row["status"] == "ok"})
+
+
+def _show_features(job: Job, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """features.html: what features of every finished point respond to, on the text that it is judged on."""
+    from gsae.autoencoders.saving import load
+
+    settings, sites = job.config.evaluation, {point.name: point.site for point in job.points}
+    write_dashboards(
+        job.workdir / PAGE,
+        title=job.workdir.resolve().name,
+        language_model=job.language_model,
+        token_store=job.held_out,
+        rows=rows,
+        autoencoders={point.name: load(job.autoencoder_path(point)) for point in job.points if point.name in rows},
+        sites=sites,
+        features=settings.dashboards,
+        tokens=settings.tokens,
+        batch_size=settings.sequences_at_once,
+        skip_tokens=settings.skip_tokens,
+        seed=job.config.seed,
+    )
 
 
 def versions() -> dict[str, str]:

@@ -26,6 +26,7 @@ def page(
     versions: Mapping[str, str],
     seconds_per_stage: Mapping[str, float],
     rows_came: str = "",
+    features_page: str = "",
 ) -> str:
     """The text of the page.
 
@@ -39,6 +40,7 @@ def page(
         versions: by package.
         seconds_per_stage: by stage, wall-clock seconds.
         rows_came: where the rows of the training came from, a sentence.
+        features_page: the name of a page beside it that shows features; "" for none.
     """
     several, quality = len(by_place(rows)) > 1, quality_of(rows)
     parts = {
@@ -49,7 +51,7 @@ def page(
         "frontier": _figure(figures["frontier"], FRONTIER_CAPTIONS[quality.column], wide=several),
         "warnings": _warnings(warnings(rows)),
         "comparison": _comparison(compared),
-        "points": _points(rows),
+        "points": _points(rows) + _features(features_page),
         "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION, wide=several),
         "density": _figure(figures["density"], DENSITY_CAPTION.format(unit=quality.unit), wide=True),
         "training": _training(figures.get("training", "")),
@@ -151,6 +153,11 @@ def _points(rows: Sequence[Row]) -> str:
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
         f"<p><small>{escape(note)}</small></p>"
     )
+
+
+def _features(page: str) -> str:
+    link = f'<p><a href="{escape(page)}">What the features respond to</a>: examples, histograms, promoted tokens.</p>'
+    return link if page else ""
 
 
 def _training(svg: str) -> str:

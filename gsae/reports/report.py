@@ -24,6 +24,7 @@ def write_report(
     seconds_per_stage: Mapping[str, float],
     metrics_log: Path | None = None,
     title: str | None = None,
+    features_page: str = "",
 ) -> str:
     """Writes results.csv, frontier.png, shrinkage.png, density.png and report.html, each whole or not at all.
 
@@ -38,6 +39,7 @@ def write_report(
         seconds_per_stage: wall-clock seconds, by stage.
         metrics_log: the JSON lines that training logged; None leaves the training curves out, and where rows came from.
         title: heads the page; the directory's name if None.
+        features_page: the name of a page beside it that shows features; "" for none.
 
     Returns:
         What the terminal shows: the table of points, the comparison, the headline, and warnings.
@@ -65,6 +67,7 @@ def write_report(
         versions=versions,
         seconds_per_stage=seconds_per_stage,
         rows_came=came,
+        features_page=features_page,
     )
     write_file(directory / "report.html", text)
     tables = [comparison_table(site, pair) for site, pairs in compared.items() for pair in pairs]
