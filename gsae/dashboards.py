@@ -6,9 +6,10 @@ writes features.html into the run's directory: one self-contained file, `feature
 Exit codes: 0 finished; 1 it failed; 2 a setting is wrong.
 """
 
+import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _look(given: Any) -> None:
         language_model=run.language_model,
         token_store=run.held_out,
         rows={name: run.rows[name] for name in names},
-        autoencoders={name: run.autoencoder(name) for name in names},
+        autoencoders={name: functools.partial(run.autoencoder, name) for name in names},
         sites={name: run.site(name) for name in names},
         features=given.features,
         tokens=given.tokens,
@@ -67,7 +68,7 @@ def write_dashboards(
     language_model: Any,
     token_store: Any,
     rows: Mapping[str, Mapping[str, Any]],
-    autoencoders: Mapping[str, Any],
+    autoencoders: Mapping[str, Callable[[], Any]],
     sites: Mapping[str, str],
     features: int,
     tokens: int,
@@ -84,7 +85,7 @@ def write_dashboards(
         language_model: whose activations the points were trained on.
         token_store: the held-out text.
         rows: what came of each point, by its name.
-        autoencoders: the points, for raw activations.
+        autoencoders: functions that give the points, for raw activations, when their turn comes.
         sites: where each reads, `name.layer`.
         features: of each point, drawn at random; 0 for all.
         tokens: how many tokens that count; 0 for all.
@@ -100,14 +101,15 @@ def write_dashboards(
     from gsae.artifacts import write_file
     from gsae.evaluation.batches import choose_sequences
     from gsae.evaluation.directions import directions
-    from gsae.evaluation.evaluate import Member
     from gsae.evaluation.features import observe
+    from gsae.evaluation.members import Member
     from gsae.language_models.token_texts import TokenTexts
     from gsae.reports.dashboards import PointFeatures, dashboard_page, drawn_features
     from gsae.reports.feature_data import sequences_of
 
-    chosen = {name: drawn_features(len(sae.W_dec), features, seed) for name, sae in autoencoders.items()}
-    members = [Member(name, sites[name], sae) for name, sae in autoencoders.items()]
+    widths = {name: int(rows[name]["width"]) for name in autoencoders}
+    chosen = {name: drawn_features(width, features, seed) for name, width in widths.items()}
+    members = [Member(name, sites[name], take) for name, take in autoencoders.items()]
     observed = observe(
         language_model,
         token_store,
@@ -124,9 +126,9 @@ def write_dashboards(
         PointFeatures(
             name=seen.name,
             about=_about(rows[seen.name], seen.site),
-            all_features=len(autoencoders[seen.name].W_dec),
+            all_features=widths[seen.name],
             observed=seen,
-            directions=directions(language_model, seen.site, autoencoders[seen.name], seen.features_F),
+            directions=directions(language_model, seen.site, autoencoders[seen.name](), seen.features_F),
         )
         for seen in observed
     ]

@@ -319,7 +319,11 @@ def _show_features(job: Job, rows: Mapping[str, Mapping[str, Any]]) -> None:
         language_model=job.language_model,
         token_store=job.held_out,
         rows=rows,
-        autoencoders={point.name: load(job.autoencoder_path(point)) for point in job.points if point.name in rows},
+        autoencoders={
+            point.name: functools.partial(load, job.autoencoder_path(point))
+            for point in job.points
+            if point.name in rows
+        },
         sites=sites,
         features=settings.dashboards,
         tokens=settings.tokens,

@@ -84,7 +84,9 @@ def directions(
                 jax.device_get(
                     (
                         _nearest(everything_AD, jnp.asarray(chosen_C), count=nearest),
-                        logit_effect(placement.parameters, jnp.asarray(W_dec_AD[chosen_C]), graph=graph, site=at, count=tokens),
+                        logit_effect(
+                            placement.parameters, jnp.asarray(W_dec_AD[chosen_C]), graph=graph, site=at, count=tokens
+                        ),
                     )
                 )
             )

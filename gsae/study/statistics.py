@@ -94,7 +94,7 @@ def compare(scope: str, kind: str, baseline: str, differences_P: np.ndarray, *, 
     pairs = len(differences_P)
     p, interval = (1.0 if pairs else None), None
     if differences_P.any():
-        method: Any = stats.PermutationMethod() if pairs <= FEW else "auto"
+        method: Any = stats.PermutationMethod() if 1 < pairs <= FEW else "auto"
         p = float(stats.wilcoxon(differences_P, zero_method="pratt", alternative="greater", method=method).pvalue)
     if len(set(differences_P)) > 1:
         limits = stats.bootstrap(

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from gsae.autoencoders.registry import ARCHITECTURES
-from gsae.evaluation.members import Member
 from gsae.evaluation.features import BINS, NONE, Shape, observe
+from gsae.evaluation.members import Member
 from gsae.language_models.families import family_of
 from gsae.language_models.sites import Site
 from gsae.language_models.transformer import Transformer

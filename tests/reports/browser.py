@@ -115,6 +115,13 @@ class Browser:
             assert time.monotonic() < deadline, f"never true: {condition}"
             time.sleep(0.02)
 
+    def wait_for(self, fact):
+        """Until a function gives something true."""
+        deadline = time.monotonic() + PATIENCE
+        while not fact():
+            assert time.monotonic() < deadline, "never true"
+            time.sleep(0.02)
+
     def press(self, key, code=None):
         """Presses and releases a key."""
         text = {"text": key} if len(key) == 1 else {}
