@@ -39,6 +39,7 @@ setup(
         "tensorstore>=0.1.76",
         "safetensors>=0.6",
         "numpy>=2",
+        "scipy>=1.15",  # tests and intervals of the interpretability study
         "matplotlib>=3.9",
         "tqdm>=4.66",
         "tensorboardX>=2.6.2",

@@ -145,11 +145,14 @@ def text_pool(token_store: Any, sequences: Any, texts: Any) -> Any:
 
 
 def _about(row: Mapping[str, Any], site: str) -> str:
-    """One line on what a point is and how good."""
-    return (
-        f"{row['architecture']}, {int(row['width']):,} features at {site}; L0 {float(row['l0']):.3g}, "
-        f"loss recovered {float(row['loss_recovered']):.4f}, gamma {float(row['gamma']):.3f}"
-    )
+    """One line on what a point is and how good; gaps of the results are left out."""
+    metrics = {"L0": ("l0", ".3g"), "loss recovered": ("loss_recovered", ".4f"), "gamma": ("gamma", ".3f")}
+    known = [
+        f"{name} {float(row[column]):{form}}"
+        for name, (column, form) in metrics.items()
+        if row[column] not in (None, "")
+    ]
+    return f"{row['architecture']}, {int(row['width']):,} features at {site}; {', '.join(known)}"
 
 
 if __name__ == "__main__":

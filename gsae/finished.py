@@ -67,13 +67,15 @@ class FinishedRun:
 
         Raises:
             SettingError: naming the one that there is not.
+            RunError: when none has finished.
         """
         for name in filter(None, points.split(",")):
             if name not in self.rows:
                 raise SettingError(flag, name, f"must be one of {', '.join(self.rows)}")
-        return [name for name in points.split(",") if name] or [
-            name for name, row in self.rows.items() if row["status"] == "ok"
-        ]
+        finished = [name for name, row in self.rows.items() if row["status"] == "ok"]
+        if not finished:
+            raise RunError(f"{self.workdir}: no point of this run has finished")
+        return [name for name in points.split(",") if name] or finished
 
     def site(self, point: str) -> str:
         """Where a point reads, `name.layer`."""

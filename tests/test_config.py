@@ -55,6 +55,7 @@ def test_every_setting_of_the_config_file_has_a_comment():
         ("activations.superblock_rows", 1000, "must be a multiple of config.training.batch_size"),
         ("activations.rows", 1024, "must be 0 or at least config.activations.superblock_rows"),
         ("sweep", {}, "must hold at least one entry"),
+        ("evaluation.dashboards", -1, "must be zero or a positive number"),
     ],
 )
 def test_a_wrong_value_is_named(path, value, allowed):
@@ -96,3 +97,12 @@ def test_the_schema_has_no_default_values():
             for field in dataclasses.fields(group):
                 assert field.default is dataclasses.MISSING, field.name
     assert typing.get_type_hints(config.Config)
+
+
+def test_rows_from_elsewhere_have_no_text_to_show_features_on():
+    values = change("language_model.name", "")
+    values.activations.update(source="rows", store="rows")
+    config.parse(values)
+    values.evaluation.dashboards = 5
+    with pytest.raises(SettingError, match=r"config\.evaluation\.dashboards = 5: must be 0: rows from elsewhere"):
+        config.parse(values)

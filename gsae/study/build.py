@@ -10,7 +10,7 @@ from gsae import artifacts
 from gsae.errors import RunError, SettingError
 from gsae.finished import FinishedRun
 from gsae.reports.rating import rating_page
-from gsae.study.draw import Candidate, alike, draw
+from gsae.study.draw import MATCHES, Candidate, alike, draw
 from gsae.study.shown import look_at
 
 KEY = "key.json"
@@ -86,11 +86,13 @@ def _candidates(run: FinishedRun, index: int, points: str) -> list[Candidate]:
         return []
     for name in run.choose(named):
         row, density = run.rows[name], run.workdir / "evaluation" / name / "density.npy"
+        if not all(row[column] for column in MATCHES):  # a gap: there is nothing to match
+            continue
         try:
             fired = np.flatnonzero(np.load(density) > 0)
         except (OSError, ValueError) as error:
             raise RunError(f"{density}: cannot be read ({error})") from error
-        metrics = {column: float(row[column]) for column in ("loss_recovered", "l0")}
+        metrics = {column: float(row[column]) for column in MATCHES}
         found.append(
             Candidate(
                 run.settings["language_model"]["name"], row["site"], int(row["layer"]), row["architecture"], index,

@@ -131,7 +131,7 @@ def check_drawn(drawn, row, f_NT):
     check_examples(drawn, row, f_NT, [n for n, _ in chosen], [t for _, t in chosen])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 11, 16])
+@pytest.mark.parametrize("batch_size", [3, 16])
 def test_batch_size_and_companions_change_nothing(language_model, batch_size):
     expected = look(language_model, MEMBERS, FEATURES)[0]
     found = look(language_model, MEMBERS[:1], FEATURES, batch_size=batch_size)[0]

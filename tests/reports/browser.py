@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,18 +33,19 @@ class Browser:
     """One page of one browser. `with Browser() as browser: browser.open(path)`."""
 
     def __enter__(self):
+        browser = chromium()
         self.profile = tempfile.mkdtemp(prefix="gsae-browser-")
         commands, self.commands = os.pipe()
         self.answers, answers = os.pipe()
 
-        def take_places():  # Chromium reads commands from 3 and writes answers to 4
-            held = os.dup2(commands, 100), os.dup2(answers, 101)
-            os.dup2(held[0], 3)
-            os.dup2(held[1], 4)
-
+        # Chromium reads commands from 3 and writes answers to 4; another Python takes these places and becomes it.
+        places = (
+            f"import os, sys; a, b = os.dup({commands}), os.dup({answers}); a = os.dup2(a, 100); b = os.dup2(b, 101); "
+            "os.dup2(a, 3); os.dup2(b, 4); os.execv(sys.argv[1], sys.argv[1:])"
+        )
         self.process = subprocess.Popen(
-            [chromium(), *FLAGS, f"--user-data-dir={self.profile}", "about:blank"],
-            close_fds=False, preexec_fn=take_places, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", places, browser, *FLAGS, f"--user-data-dir={self.profile}", "about:blank"],
+            pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
         os.close(commands)
@@ -90,15 +92,13 @@ class Browser:
     def open(self, path, fragment=""):
         """Opens a file and waits until its script says that it is ready."""
         self.send("Page.navigate", url=Path(path).resolve().as_uri() + fragment)
-        self.wait("document.readyState === 'complete' && document.documentElement.dataset.ready !== undefined")
+        self.wait("document.readyState === 'complete' && document.documentElement?.dataset.ready !== undefined")
 
     def reload(self):
         """Loads the page anew."""
         self.run("document.documentElement.dataset.old = 1")
         self.send("Page.reload")
-        self.wait(
-            "document.documentElement.dataset.old === undefined && document.documentElement.dataset.ready !== undefined"
-        )
+        self.wait("document.documentElement?.dataset.ready !== undefined && !document.documentElement.dataset.old")
 
     def run(self, script):
         """What an expression of the page comes to; promises are waited for."""

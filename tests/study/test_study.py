@@ -15,6 +15,8 @@ from gsae.errors import SettingError
 from gsae.study.__main__ import main
 from gsae.study.analyse import analyse, unblind
 
+pytestmark = pytest.mark.slow  # a whole run, and the browser
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -44,6 +46,7 @@ def test_the_run_ends_with_the_page_of_its_features(run):
     page = (run / "features.html").read_text()
     points = json.loads(re.search(r'id="points">(.*?)</script>', page).group(1))
     rows = (run / "results.csv").read_text()
+    assert "hostile0.txt" in (run / "tokens" / "held_out" / "document_names.jsonl").read_text()
     assert len(points) == 4 and all(point["name"] in rows for point in points)
     assert "<title>&lt;b&gt;run: features</title>" in page and page.count("<script>") == 1
     assert 'href="features.html"' in (run / "report.html").read_text()
@@ -143,7 +146,6 @@ def test_help_is_fast_and_needs_no_jax():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-@pytest.mark.slow
 def test_rating_in_a_browser(study, run, tmp_path, capsys):
     downloads = tmp_path / "downloads"
     downloads.mkdir()
@@ -188,6 +190,10 @@ def test_rating_in_a_browser(study, run, tmp_path, capsys):
         browser.run(
             "(s => { s.value = 'onerror'; s.dispatchEvent(new Event('input')) })(document.getElementById('search'))"
         )
+        hostile = "text.includes(\"<script>document.title='owned'\")"
+        shown = "[...state.point.features.keys()].some(f => { drawFeature(f); const text = "
+        shown += f"document.getElementById('feature').textContent; return {hostile} }})"
+        assert browser.run(shown), "the hostile document is shown"
         for word in ("script", "img"):
             assert browser.run(f"document.querySelectorAll('main {word}').length") == 0
         assert browser.run("document.title") == "<b>run: features"
