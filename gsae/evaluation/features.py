@@ -343,8 +343,8 @@ def _counted(exponent_F, histogram_FH, f_TF, fired_F) -> tuple[jax.Array, jax.Ar
     joined_F = 1 << jnp.minimum(wider_F - exponent_F, BINS.bit_length() - 1)  # old bins in each new one
     edges_FH = jnp.minimum(jnp.arange(BINS + 1)[None] * joined_F[:, None], BINS)
     histogram_FH = jnp.diff(jnp.take_along_axis(below_FH, edges_FH, axis=1), axis=1)
-    width_F = jnp.ldexp(jnp.float32(1 / BINS), wider_F)
-    # Compared with every edge instead of scattered into bins: faster on CPU (measured), and on a TPU by far.
-    beyond_HF = jax.lax.map(lambda h: (f_TF >= h * width_F).sum(0, dtype=jnp.int32), jnp.arange(1.0, BINS))
-    at_least_HF = jnp.concatenate([fired_F[None], beyond_HF, jnp.zeros_like(fired_F)[None]])
-    return wider_F, histogram_FH - jnp.diff(at_least_HF, axis=0).T
+    width_F = jnp.ldexp(jnp.float32(1 / BINS), wider_F)  # a power of two: the division is exact
+    bin_TF = jnp.clip((f_TF / width_F).astype(jnp.int32), 0, BINS - 1)
+    place_TF = jnp.arange(f_TF.shape[1]) * BINS + bin_TF
+    counted = histogram_FH.reshape(-1).at[place_TF].add((f_TF > 0).astype(jnp.int32))
+    return wider_F, counted.reshape(histogram_FH.shape)
