@@ -118,8 +118,10 @@ def check_examples(examples, row, f_NT, sequences, positions):
     np.testing.assert_array_equal(examples.position_FK[row, :count], positions)
     assert (examples.sequence_FK[row, count:] == NONE).all() and not examples.window_FKW[row, count:].any()
     for k, (sequence, position) in enumerate(zip(sequences, positions, strict=True)):
-        assert examples.value_FK[row, k] == pytest.approx(f_NT[sequence, position], rel=1e-5)
-        np.testing.assert_allclose(examples.window_FKW[row, k], windows_of(f_NT, sequence, position), rtol=1e-5)
+        assert examples.value_FK[row, k] == pytest.approx(f_NT[sequence, position], rel=1e-5, abs=1e-5)
+        np.testing.assert_allclose(
+            examples.window_FKW[row, k], windows_of(f_NT, sequence, position), rtol=1e-5, atol=1e-5
+        )
 
 
 def check_drawn(drawn, row, f_NT):

@@ -144,3 +144,22 @@ def test_in_a_browser(tmp_path):
         assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
         assert browser.complaints() == []
         assert {address.split("#")[0] for address in browser.requests()} == {file.as_uri()}, "nothing else is fetched"
+
+
+@pytest.mark.slow
+def test_ten_thousand_features_in_a_browser(tmp_path):
+    file = tmp_path / "features.html"
+    file.write_text(page([observed("many", 10_000, 10_000)]), encoding="utf-8")
+    with Browser() as browser:
+        browser.look(1366, 850)
+        browser.open(file)
+        rows = "document.querySelectorAll('#rows li')"
+        assert browser.run("document.getElementById('count').textContent") == "10,000 features"
+        assert browser.run(f"{rows}.length") < 50, "only what can be seen is in the page"
+        browser.run("document.getElementById('list').scrollTop = 1e9")
+        last = f"{rows}[{rows}.length - 1].textContent"
+        browser.wait(f"{last}.includes('never fired')")  # by density, the one that never fired is last
+        assert browser.run(f"{rows}.length") < 50
+        browser.open(file, "#many/9876")
+        browser.wait("document.querySelector('#feature h2').textContent === 'Feature 9876'")
+        browser.wait("document.querySelector('#rows a[aria-current]')?.textContent.startsWith('9876')")
