@@ -138,7 +138,10 @@ def test_a_store_made_otherwise_is_refused(finished, texts, tmp_path):
         ({"sweep__standard__width_factor": 1.01}, r"config\.sweep\.standard\.width_factor = 1\.01: .*whole number"),
         ({"mesh__data": 64}, r"config\.mesh = .* needs 64 devices"),
         ({"mesh__data": 3, "training__batch_size": 256}, r"config\.training\.batch_size = 256: .*multiple"),
-        ({"mesh__feature": 5, "training__batch_size": 640}, r"config\.sae\.width = 64: .*config\.mesh\.feature = 5"),
+        (
+            {"mesh__feature": 5, "training__batch_size": 5, "activations__superblock_rows": 2000},
+            r"config\.sae\.width = 64: .*feature = 5",
+        ),
         ({"language_model__name": "/nowhere/at/all"}, r"config\.language_model\.name = '/nowhere/at/all'"),
         ({"text__paths": ("/nowhere/at/all.txt",)}, r"config\.text\.paths"),
         ({"text__context_length": 4096}, r"config\.text\.context_length = 4096: .*at most 256"),
