@@ -116,6 +116,7 @@ def test_a_stopped_run_of_four_processes_goes_on_in_two_on_another_mesh(texts, a
     run = trained(texts, tmp_path / "run", alone, 4, 1)
     wait_until(has_checkpoint(run), run)
     run.processes[2].send_signal(signal.SIGTERM)
+    run.processes[1].send_signal(signal.SIGINT)
     assert run.codes() == [75] * 4, run.text(2)
     [told] = [line for line in run.printed(0) if "the same command continues" in line]
     assert all(not run.printed(index) for index in (1, 2, 3))

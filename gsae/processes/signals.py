@@ -58,4 +58,5 @@ def agreed() -> Iterator[None]:
         if state.preemption_sync_manager is not None:
             state.preemption_sync_manager.shutdown()
         state.preemption_sync_manager = None
-        signal.signal(signal.SIGTERM, before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
