@@ -12,6 +12,10 @@ const ORDERS = {
   cosine: ["encoder-decoder cosine, smallest first", (p, f) => p.cosine[f], (p, f) => short(p.cosine[f])],
   l0: ["features that fire with it, most first", (p, f) => -(p.l0_with[f] || 0), (p, f) => short(p.l0_with[f])],
 };
+const MEASURES = { // what can be searched by: density > 1 %, norm < 0.9
+  density: (p, f) => p.fired[f] / p.tokens, max: (p, f) => p.max[f], norm: (p, f) => p.norm[f],
+  cosine: (p, f) => p.cosine[f], l0: (p, f) => p.l0_with[f],
+};
 const $ = id => document.getElementById(id);
 const state = { pool: null, points: [], loaded: new Map(), point: null, order: [], chosen: -1 };
 
@@ -25,11 +29,16 @@ async function load(index) {
   return state.loaded.get(index);
 }
 
-// Which features match: by number, or because a token on which an example fires, or a promoted one, holds the text.
+// Which features match: by number, by a measure and a bound, or because a token on which an example fires, or a promoted one, holds the text.
 function matching(point, query) {
   const count = point.features.length, found = new Uint8Array(count).fill(1);
   if (query === "") return found;
   if (/^#?\d+$/.test(query)) return found.map((_, f) => point.features[f] === Number(query.replace("#", "")));
+  const bound = /^(\w+)\s*([<>])\s*(-?[\d.]+(?:e-?\d+)?)\s*(%?)$/i.exec(query), measure = bound && MEASURES[bound[1].toLowerCase()];
+  if (measure) {
+    const limit = Number(bound[3]) / (bound[4] ? 100 : 1);
+    return found.map((_, f) => bound[2] === "<" ? measure(point, f) < limit : measure(point, f) > limit);
+  }
   const wanted = query.toLowerCase();
   const holds = Uint8Array.from(state.pool.strings, text => text.toLowerCase().includes(wanted) ? 1 : 0);
   const window = point.size.before + 1 + point.size.after, K = point.shape.strongest_row[1], M = point.shape.promoted[1];

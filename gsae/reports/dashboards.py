@@ -22,7 +22,7 @@ class PointFeatures:
         name: of the point.
         about: what to say of it beside its name.
         all_features: how many it has; `observed` may be of fewer.
-        observed: of type `evaluation.features.Observed`.
+        observed: of type `evaluation.observed.Observed`.
         directions: of the same features, `evaluation.directions.Directions`.
     """
 

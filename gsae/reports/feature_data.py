@@ -42,7 +42,7 @@ class TextPool:
 
 
 def sequences_of(observed: Sequence[Any]) -> np.ndarray:
-    """The rows that any example of `evaluation.features.Observed` stands in, ascending."""
+    """The rows that any example of `evaluation.observed.Observed` stands in, ascending."""
     examples = [kind.sequence_FK.ravel() for seen in observed for kind in (seen.strongest, seen.drawn)]
     ids = np.unique(np.concatenate(examples)) if examples else np.zeros(0, np.int64)
     return ids[ids >= 0]
@@ -52,7 +52,7 @@ def feature_arrays(observed: Any, pool: TextPool, *, relative: bool = False) -> 
     """Examples, histogram and counts of features.
 
     Args:
-        observed: of type `evaluation.features.Observed`.
+        observed: of type `evaluation.observed.Observed`.
         pool: with all rows of its examples.
         relative: activations are given as shares of each feature's largest.
     """
@@ -79,7 +79,7 @@ def vector_arrays(observed: Any, directions: Any, texts: Any) -> dict[str, np.nd
     """What the vectors of features say.
 
     Args:
-        observed: of type `evaluation.features.Observed`.
+        observed: of type `evaluation.observed.Observed`.
         directions: of the same features, `evaluation.directions.Directions`.
         texts: `of_ids` gives numbers into the table of strings for token ids.
     """

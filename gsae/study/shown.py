@@ -11,8 +11,9 @@ import numpy as np
 from gsae.dashboards import text_pool
 from gsae.evaluation.batches import choose_sequences
 from gsae.evaluation.directions import directions
-from gsae.evaluation.features import Shape, observe
+from gsae.evaluation.features import observe
 from gsae.evaluation.members import Member
+from gsae.evaluation.observed import Shape
 from gsae.finished import FinishedRun
 from gsae.language_models.token_texts import TokenTexts
 from gsae.reports.feature_data import NONE, feature_arrays, sequences_of, vector_arrays

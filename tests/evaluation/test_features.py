@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from gsae.autoencoders.registry import ARCHITECTURES
-from gsae.evaluation.features import BINS, NONE, Shape, observe
+from gsae.evaluation.features import BINS, observe
 from gsae.evaluation.members import Member
+from gsae.evaluation.observed import NONE, Shape
 from gsae.language_models.families import family_of
 from gsae.language_models.sites import Site
 from gsae.language_models.transformer import Transformer

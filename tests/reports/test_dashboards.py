@@ -119,6 +119,9 @@ def test_in_a_browser(tmp_path):
         search = "(s => {{ s.value = '{}'; s.dispatchEvent(new Event('input')) }})(document.getElementById('search'))"
         browser.run(search.format("onerror"))
         assert 0 < browser.run(f"{rows}.length") < 7
+        for query, matching in (("density > 2 %", seen.density_F > 0.02), ("norm<1.15", [0, 1]), ("max > 1e9", [])):
+            browser.run(search.format(query))
+            assert sorted(browser.run(numbers)) == list(seen.features_F[matching]), query
         browser.run(search.format(""))
 
         browser.open(file, f"#first/{seen.features_F[0]}")

@@ -5,7 +5,8 @@ import types
 import numpy as np
 
 from gsae.evaluation.directions import Directions
-from gsae.evaluation.features import BINS, NONE, Examples, Observed, Shape
+from gsae.evaluation.features import BINS
+from gsae.evaluation.observed import NONE, Examples, Observed, Shape
 from gsae.reports.feature_data import TextPool
 
 SHAPE = Shape(strongest=3, drawn=8, before=3, after=2)
