@@ -28,18 +28,15 @@ def parameter(*, feature_axis: int | None, trained: bool = True, optional: bool 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Settings of all architectures here.
+class CommonOptions:
+    """Settings that every architecture has.
 
     Attributes:
-        ri_l1: reparametrisation-invariant L1: the penalty of a feature is weighted by the norm of its decoder vector,
-            which is then free (no unit-norm constraint).
         reconstruction_scale: "sum" for per-example sums of squares, "width" to divide them by D, as the paper's code
             does.
         decoder_transpose_init: start from W_enc = W_dec^T, or from unit encoder vectors of their own.
     """
 
-    ri_l1: bool = False
     reconstruction_scale: str = "sum"
     decoder_transpose_init: bool = True
 
@@ -57,6 +54,18 @@ class Options:
         return 1.0 / activation_width if self.reconstruction_scale == "width" else 1.0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Settings of the architectures with an L1 penalty.
+
+    Attributes:
+        ri_l1: reparametrisation-invariant L1: the penalty of a feature is weighted by the norm of its decoder vector,
+            which is then free (no unit-norm constraint).
+    """
+
+    ri_l1: bool = False
+
+
 class _FeatureAxes:
     """`feature_axes` of a class (all its arrays) and of an instance (those that its options leave it)."""
 
@@ -71,8 +80,11 @@ class _FeatureAxes:
 class Autoencoder:
     """Base of the architectures: frozen dataclasses of arrays, written for one member, and pure functions on them."""
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[CommonOptions]] = Options
     feature_axes = _FeatureAxes()
+    # Where a loaded one comes from (site, language model ...): plain values. No part of the pytree: the
+    # very object that was loaded has it, copies (`replace`, jax's transformations) have none.
+    metadata: ClassVar[Mapping[str, Any]] = {}
 
     W_enc: jax.Array
     W_dec: jax.Array
@@ -129,7 +141,7 @@ class Autoencoder:
         return self
 
     def revive(self, dead_F: jax.Array, directions_FD: jax.Array, encoder_scale: jax.Array) -> Self:
-        """Gives dead features new vectors, and zero for every number of their own (biases, gains).
+        """Gives dead features new vectors, and every number of their own (biases, gains) its `initial_value`.
 
         Args:
             dead_F: bool [F].
@@ -150,7 +162,11 @@ class Autoencoder:
             return jnp.where(dead_F[:, None], directions_FD, old).astype(old.dtype)
         if axis == 1:
             return jnp.where(dead_F, directions_FD.T * encoder_scale, old).astype(old.dtype)
-        return jnp.where(dead_F, 0, old).astype(old.dtype)
+        return jnp.where(dead_F, self.initial_value(name), old).astype(old.dtype)
+
+    def initial_value(self, name: str) -> float:
+        """What an array without D holds at the start, and again for a feature that is revived."""
+        return 0.0
 
     def rescaled(self, scale: float) -> Self:
         """For raw activations x, the one that was trained on x * scale.
@@ -170,6 +186,12 @@ class Autoencoder:
     def replace(self, **changes: Any) -> Self:
         """A copy with other arrays (from flax.struct)."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def with_metadata(self, metadata: Mapping[str, Any]) -> Self:
+        """This autoencoder, saying where it comes from."""
+        if metadata:
+            object.__setattr__(self, "metadata", dict(metadata))  # frozen: for arrays; this is none
+        return self
 
     @classmethod
     def initialise(cls, key: jax.Array, activation_width: int, features: int, options: Any) -> Self:

@@ -45,12 +45,13 @@ def save(autoencoder: Autoencoder, path: str | Path, metadata: Mapping[str, Any]
 
 
 def load(path: str | Path) -> Autoencoder:
-    """The autoencoder that `save` wrote; every byte is compared with its digest first.
+    """The autoencoder that `save` wrote, with its metadata; every byte is compared with its digest first.
 
     Raises:
         RunError: where there is no such directory, a file is missing or altered, or its contents are not understood.
     """
-    return jax.tree.map(jnp.asarray, load_on_host(path))
+    on_host = load_on_host(path)
+    return jax.tree.map(jnp.asarray, on_host).with_metadata(on_host.metadata)
 
 
 def load_on_host(path: str | Path) -> Autoencoder:
@@ -69,7 +70,7 @@ def load_on_host(path: str | Path) -> Autoencoder:
     if found != expected:
         raise RunError(f"{path / WEIGHTS}: holds {found}, {CONFIG} means {expected}")
     fields: dict[str, Any] = dict(arrays)
-    return cls(**fields | {"options": options})
+    return cls(**fields | {"options": options}).with_metadata(config["metadata"])
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
