@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from gsae.autoencoders.base import Autoencoder, Options
+from gsae.autoencoders.base import Autoencoder, CommonOptions
 from gsae.autoencoders.gated import Gated
+from gsae.autoencoders.jumprelu import JumpReLU
 from gsae.autoencoders.standard import Standard
 from gsae.errors import SettingError
 
-ARCHITECTURES: Mapping[str, type[Autoencoder]] = {"gated": Gated, "standard": Standard}
+ARCHITECTURES: Mapping[str, type[Autoencoder]] = {"gated": Gated, "jumprelu": JumpReLU, "standard": Standard}
 
 
 def architecture(name: str) -> type[Autoencoder]:
@@ -28,7 +29,7 @@ def architecture_name(autoencoder: Autoencoder) -> str:
     return next(name for name, known in ARCHITECTURES.items() if type(autoencoder) is known)
 
 
-def make_options(name: str, settings: Mapping[str, Any]) -> Options:
+def make_options(name: str, settings: Mapping[str, Any]) -> CommonOptions:
     """The options of an architecture from plain values; those not given take their defaults.
 
     Raises:

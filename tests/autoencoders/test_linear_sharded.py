@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gsae.autoencoders.gated import Gated
+from gsae.autoencoders.jumprelu import JumpReLU
 from gsae.autoencoders.registry import ARCHITECTURES
 from gsae.autoencoders.standard import Standard
 from gsae.mesh import make_mesh
@@ -20,6 +21,7 @@ CASES = [
     (Gated, {"tied": False, "ri_l1": True}),
     (Gated, {"r_mag": False, "frozen_decoder": False}),
     (Standard, {"ri_l1": True}),
+    (JumpReLU, {"bandwidth": 0.5, "initial_threshold": 0.3}),
 ]
 
 

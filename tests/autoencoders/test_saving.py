@@ -7,6 +7,7 @@ import pytest
 import gsae
 from gsae import artifacts
 from gsae.autoencoders.gated import Gated, GatedOptions
+from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
 from gsae.autoencoders.saving import read_config, read_metadata, save
 from gsae.autoencoders.standard import Standard
 from gsae.errors import RunError
@@ -17,6 +18,8 @@ CASES = [
     Gated.initialise(jax.random.key(1), D, F, GatedOptions(tied=False)),
     Gated.initialise(jax.random.key(2), D, F, GatedOptions(r_mag=False, frozen_decoder=False)),
     Standard.initialise(jax.random.key(3), D, F, Standard.Options(ri_l1=True)),
+    JumpReLU.initialise(jax.random.key(4), D, F, JumpReLUOptions(bandwidth=0.01)),
+    JumpReLU.initialise(jax.random.key(5), D, F, JumpReLUOptions(log_threshold=False)),
 ]
 
 
@@ -31,7 +34,8 @@ def test_round_trip_is_bitwise(sae, tmp_path):
         assert getattr(loaded, name).dtype == getattr(sae, name).dtype
     x = np.ones((2, D), np.float32)
     np.testing.assert_array_equal(loaded.decode(loaded.encode(x)), sae.decode(sae.encode(x)))
-    assert read_metadata(tmp_path / "sae") == {"site": "mlp_out.2", "steps": 3}
+    assert read_metadata(tmp_path / "sae") == loaded.metadata == {"site": "mlp_out.2", "steps": 3}
+    assert not sae.metadata and not loaded.replace(b_dec=loaded.b_dec).metadata
     assert read_config(tmp_path / "sae")["features"] == F
 
 
@@ -61,7 +65,7 @@ def test_missing_files_are_named(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "topp"}, "'topp': must be one of gated, standard"),
+        ({"architecture": "topp"}, "'topp': must be one of gated, jumprelu, standard"),
         ({"options": {"colour": "red"}}, "config.sae.colour"),
         ({"options": {"reconstruction_scale": "mean"}}, "reconstruction_scale"),
         ({"options": {"tied": False}}, "W_mag"),
