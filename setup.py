@@ -48,6 +48,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,!=0.11.*"],
         "tpu": ["jax[tpu]>=0.10,!=0.11.*"],
         "wandb": ["wandb"],
+        "interop": ["torch"],  # dictionary_learning's files; all else needs none
         "test": TEST,
         "parity": [*TEST, "torch==2.13.0", "sae-lens>=6.54", "dictionary-learning==0.1.0"],
         "dev": [*TEST, *DEV],

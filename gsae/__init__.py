@@ -3,17 +3,39 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["import_rows", "load", "__version__"]
+__all__ = ["import_rows", "load", "load_language_model", "__version__"]
 
 
-def load(path: Any) -> Any:
-    """The autoencoder that a run or `gsae.autoencoders.saving.save` wrote to the directory `path`.
+def load(path: Any, *, revision: str = "main", subfolder: str = "") -> Any:
+    """The autoencoder in a directory, or in a repository `owner/name` of the Hugging Face hub.
 
-    `sae = gsae.load(path)`; then `sae.encode(x)` and `sae.decode(f)` on raw (not normalised) activations [..., D].
+    What a run wrote, or SAELens, dictionary_learning or Gemma Scope: known by the files. `sae = gsae.load(path)`; then
+    `sae.encode(x)` and `sae.decode(f)` on raw (not normalised) activations [..., D]; `sae.metadata` says where it is
+    from.
+
+    Args:
+        path: a directory, an npz file, or a hub id.
+        revision: branch, tag or commit of a hub id.
+        subfolder: where in the directory or repository it is.
     """
-    from gsae.autoencoders.saving import load as load_autoencoder  # jax is heavy: only when it is used
+    from gsae.interop.hub import load as load_autoencoder  # jax is heavy: only when it is used
 
-    return load_autoencoder(path)
+    return load_autoencoder(path, revision, subfolder)
+
+
+def load_language_model(name: str = "bundled", dtype: str = "float32", *, revision: str = "main") -> Any:
+    """A language model to run with autoencoders in it: `gsae.interventions.LanguageModel`.
+
+    `lm = gsae.load_language_model()`; then `lm.run_with(sae, tokens)`, `lm.generate(...)`.
+
+    Args:
+        name: "bundled", a Hugging Face directory, or a hub id.
+        dtype: of parameters and computation.
+        revision: branch, tag or commit of a hub id.
+    """
+    from gsae.interventions import load_language_model as load_model
+
+    return load_model(name, dtype, revision=revision)
 
 
 def import_rows(batches: Any, path: Any, **settings: Any) -> Any:

@@ -172,7 +172,8 @@ def train(job: Job) -> None:
     if job.producer:
         print(f"live: {job.producer.describe()}")
     for point, take, status in job.members(states, member_on_host):
-        about = {**recipe.describe(config, point), "status": status, "training": identity}
+        about = {**recipe.describe(config, point), **recipe.origin(config), "input_scale": job.input_scale(point.site)}
+        about |= {"status": status, "training": identity}
         autoencoder = take()
         if autoencoder is not None:  # in process 0
             save(autoencoder, job.autoencoder_path(point), about)

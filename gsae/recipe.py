@@ -238,3 +238,14 @@ def describe(config: Config, point: Point) -> dict[str, Any]:
         "data_seed": config.seed,
         "steps": config.training.steps,
     }
+
+
+def origin(config: Config) -> dict[str, Any]:
+    """Where the activations of a run's points come from, kept with their weights; nothing where it is not known."""
+    if config.activations.source == "rows":
+        return {}
+    return {
+        "language_model": config.language_model.name,
+        "language_model_revision": config.language_model.revision,
+        "context_length": config.text.context_length,
+    }

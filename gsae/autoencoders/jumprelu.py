@@ -23,9 +23,9 @@ class JumpReLUOptions(base.CommonOptions):
     """Settings of JumpReLU autoencoders; the defaults are the paper's, for inputs of unit mean squared norm.
 
     Attributes:
-        log_threshold: train log theta, as the paper does; otherwise theta, held at or above zero after each update. Adam
-            moves a parameter by about the learning rate a step: theta by a factor in the first case, by a sum in the
-            second.
+        log_threshold: train log theta, as the paper does; otherwise theta, held at or above zero after each update.
+            Adam moves a parameter by about the learning rate a step: theta by a factor in the first case, by a sum in
+            the second.
         initial_threshold: theta of every feature at the start, above zero.
         bandwidth: epsilon, the width of the window around theta in which an input gives theta a gradient, above zero.
     """
@@ -108,8 +108,8 @@ class JumpReLU(base.Autoencoder):
     def loss(self, batch: Mapping[str, jax.Array], context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
         """||x - x_hat||^2 + lambda ||f||_0, summed over an example, averaged over the batch; with its statistics.
 
-        Five products of B D F multiplications with its gradient. theta gets its gradient by the paper's straight-through
-        estimators; the penalty moves nothing else.
+        Five products of B D F multiplications with its gradient. theta gets its gradient by the paper's
+        straight-through estimators; the penalty moves nothing else.
         """
         x_BD = batch["x"]
         target_BD = batch.get("target", x_BD)

@@ -1,0 +1,106 @@
+"""The same function of activations in other parameters. Computed in float64, rounded once.
+
+Axes: D activation width, F features.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gsae.autoencoders.base import Autoencoder
+from gsae.autoencoders.gated import Gated
+from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
+from gsae.autoencoders.standard import Standard
+from gsae.errors import RunError, SettingError
+
+UNIT_NORM = 1e-3  # how far from one the norm of a decoder vector that is held at one may be, rounding included
+Arrays = dict[str, np.ndarray]
+
+
+def arrays64(autoencoder: Autoencoder) -> Arrays:
+    """The arrays of an autoencoder in float64, by our names."""
+    return {
+        name: np.asarray(jax.device_get(getattr(autoencoder, name)), np.float64) for name in autoencoder.feature_axes
+    }
+
+
+def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
+    """The JumpReLU autoencoder that computes the same features and reconstructions, to rounding.
+
+    A gated one is on where pi_gate > 0, which is pi_mag > b_mag - exp(r_mag) b_gate, and its ReLU needs pi_mag > 0
+    (Rajamanoharan et al. 2024, 2404.16014, appendix E); a standard one has the threshold 0. A latent within rounding of
+    its threshold may differ.
+
+    Raises:
+        SettingError: for an untied gated one, whose gate and magnitudes see different directions.
+    """
+    if isinstance(autoencoder, JumpReLU):
+        return autoencoder
+    arrays = arrays64(autoencoder)
+    if isinstance(autoencoder, Standard):
+        gain_F, bias_F, theta_F = np.ones_like(arrays["b_enc"]), arrays["b_enc"], np.zeros_like(arrays["b_enc"])
+    elif isinstance(autoencoder, Gated):
+        if "W_mag" in arrays:
+            reason = "one threshold a feature cannot say what an untied gated autoencoder's two encoders do"
+            raise SettingError("as", "jumprelu", reason)
+        gain_F, bias_F = np.exp(arrays.get("r_mag", np.zeros_like(arrays["b_mag"]))), arrays["b_mag"]
+        theta_F = np.maximum(0, bias_F - gain_F * arrays["b_gate"])
+    else:
+        raise SettingError("as", "jumprelu", f"no conversion of a {type(autoencoder).__name__} is known")
+    W_enc_DF = arrays["W_enc"] * gain_F
+    made = {
+        "W_enc": W_enc_DF,
+        "W_dec": arrays["W_dec"],
+        "b_enc": bias_F - arrays["b_dec"] @ W_enc_DF,
+        "b_dec": arrays["b_dec"],
+        "threshold": theta_F,
+    }
+    return build(JumpReLU, JumpReLUOptions(log_threshold=False), made).with_metadata(autoencoder.metadata)
+
+
+def with_unit_norm_decoder(autoencoder: Autoencoder) -> Autoencoder:
+    """The same reconstructions from decoder vectors of norm one: features are multiplied by the old norms.
+
+    Raises:
+        SettingError: when a decoder vector is zero.
+    """
+    arrays = arrays64(autoencoder)
+    norms_F = np.linalg.norm(arrays["W_dec"], axis=1)
+    if not np.all(norms_F > 0):
+        reason = f"{int((norms_F == 0).sum())} decoder vectors are zero and have no direction"
+        raise SettingError("unit_norm_decoder", True, reason)
+    if "log_threshold" in arrays:
+        arrays["log_threshold"] += np.log(norms_F)
+    scaled = {name: arrays[name] * norms_F for name in ("W_enc", "W_mag", "b_enc", "b_gate", "b_mag", "threshold")
+              if name in arrays}  # fmt: skip
+    arrays |= scaled | {"W_dec": arrays["W_dec"] / norms_F[:, None]}
+    return build(type(autoencoder), autoencoder.options, arrays).with_metadata(autoencoder.metadata)
+
+
+def has_unit_norm_decoder(W_dec_FD: np.ndarray) -> bool:
+    """Whether every decoder vector has norm one, but for rounding."""
+    return bool(np.all(np.abs(np.linalg.norm(np.asarray(W_dec_FD, np.float64), axis=1) - 1) < UNIT_NORM))
+
+
+def build(cls: type[Any], options: Any, arrays: Mapping[str, np.ndarray], source: str | Path = "arrays") -> Any:
+    """An autoencoder of float32 arrays by our names.
+
+    Raises:
+        RunError: when their shapes do not belong together, or a number is not finite; `source` is what is blamed.
+    """
+    if arrays["W_enc"].ndim != 2:
+        raise RunError(f"{source}: the encoder has shape {arrays['W_enc'].shape}, not [D, F]")
+    activation_width, features = arrays["W_enc"].shape
+    for name, array in arrays.items():
+        expected = {0: (features,), 1: (activation_width, features), None: (activation_width,)}[cls.feature_axes[name]]
+        expected = (features, activation_width) if name == "W_dec" else expected
+        if array.shape != expected:
+            raise RunError(f"{source}: {name} has shape {array.shape}; with W_enc {(activation_width, features)} it "
+                           f"must have {expected}")  # fmt: skip
+        if not np.all(np.isfinite(array)):
+            raise RunError(f"{source}: {name} holds numbers that are not finite")
+    return cls(**{name: jnp.asarray(np.asarray(array, np.float32)) for name, array in arrays.items()}, options=options)
