@@ -18,7 +18,7 @@ from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
 from gsae.autoencoders.standard import Standard
 from gsae.errors import RunError, SettingError
-from gsae.interop.conversion import Arrays, arrays64, build, has_unit_norm_decoder
+from gsae.interop.conversion import Arrays, arrays64, build, has_unit_norm_decoder, with_unit_norm_decoder
 
 CONFIG = "config.json"
 WEIGHTS = "ae.pt"
@@ -48,6 +48,7 @@ CLASSES: dict[str, tuple[type[Any], dict[str, str]]] = {  # theirs: ours, and th
         {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")},
     ),
 }
+NORMALISED = "AutoEncoder"  # the class whose loader folds the norms of decoder vectors into the features
 TRAINERS = {
     "GatedAutoEncoder": "GatedSAETrainer",
     "AutoEncoder": "StandardTrainer",
@@ -73,11 +74,15 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
     """Writes the files into an empty directory.
 
     Raises:
-        SettingError: when torch is missing, or for an untied gated autoencoder: the format has no W_mag.
+        SettingError: when torch is missing; for an untied gated autoencoder, as the format has no W_mag; for a standard
+            one with free decoder vectors.
     """
     torch = _torch(path / WEIGHTS)
     dict_class = next(name for name, (cls, _) in CLASSES.items() if isinstance(autoencoder, cls))
     arrays = arrays64(autoencoder)
+    if dict_class == NORMALISED and not has_unit_norm_decoder(arrays["W_dec"]):
+        reason = "its loader rescales features to decoder vectors of norm one, and these are free (RI-L1); fold their "
+        raise SettingError("format", "dictionary_learning", reason + "norms with unit_norm_decoder")
     if "W_mag" in arrays:
         raise SettingError("format", "dictionary_learning", "has no place for the W_mag of an untied gated autoencoder")
     if isinstance(autoencoder, Gated):
@@ -162,7 +167,10 @@ def read(path: Path) -> Autoencoder:
         options = GatedOptions(ri_l1=free) if cls is Gated else Options(ri_l1=free)
     if dict_class == "AutoEncoderNew":  # does not subtract its decoder bias; ours does
         arrays["b_enc"] = arrays["b_enc"] + arrays["b_dec"] @ arrays["W_enc"]
-    return build(cls, options, arrays, path / WEIGHTS).with_metadata(_our_metadata(config))
+    made = build(cls, options, arrays, path / WEIGHTS)
+    if dict_class == NORMALISED and not has_unit_norm_decoder(arrays["W_dec"]):
+        made = with_unit_norm_decoder(made).replace(options=Options())
+    return made.with_metadata(_our_metadata(config))
 
 
 def _our_metadata(config: dict[str, Any]) -> dict[str, Any]:
