@@ -5,7 +5,7 @@ The library of the hub honours the environment: HF_TOKEN, HF_HOME, HF_HUB_OFFLIN
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,17 @@ def card(
         fetch += f' + "/{subfolder}"' if subfolder else ""
         parts += ["Or:", f"```python\n{fetch}\n{LOADING[format]}\n```"]
     return "\n".join(parts[:6]) + "\n\n" + "\n\n".join(parts[6:]) + "\n"
+
+
+def contents(name: str, format: str, subfolder: str, points: Sequence[str]) -> str:
+    """The card of a repository with several autoencoders: which there are, and how to load one of them."""
+    inside = f"{subfolder}/" if subfolder else ""
+    listed = "\n".join(f"- [`{inside}{point}`]({point}/{CARD})" for point in points)
+    head = f"---\nlibrary_name: {'gsae' if format == formats.OWN else format}\ntags:\n- sparse-autoencoder\n---\n"
+    return (
+        f"{head}# {name.rpartition('/')[2]}\n\n{len(points)} sparse autoencoders, format {format}:\n\n{listed}\n\n"
+        f'```python\nimport gsae\n\nsae = gsae.load("{name}", subfolder="{inside}{points[0]}")\n```\n'
+    )
 
 
 def _is_shown(value: Any) -> bool:

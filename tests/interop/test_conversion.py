@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from autoencoders import CASES, UNTIED, D, F, inputs, random_autoencoder
+from random_autoencoders import CASES, UNTIED, D, F, inputs, random_autoencoder
 
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU

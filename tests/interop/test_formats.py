@@ -1,11 +1,11 @@
-"""Written in a format and read again, without the tools; and what is refused. (With the tools: test_parity.py.)"""
+"""Written in a format and read again, without the tools; and what is refused. (With the tools: test_parity_formats.py.)"""
 
 import json
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from autoencoders import ABOUT, CASES, UNTIED, D, F, inputs, random_autoencoder
+from random_autoencoders import ABOUT, CASES, UNTIED, D, F, inputs, random_autoencoder
 
 import gsae
 from gsae.errors import RunError, SettingError

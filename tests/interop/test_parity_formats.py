@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from autoencoders import ABOUT, CASES, D, F, inputs, random_autoencoder
+from random_autoencoders import ABOUT, CASES, D, F, inputs, random_autoencoder
 
 import gsae
 from gsae.interop.conversion import with_unit_norm_decoder
