@@ -24,7 +24,7 @@ def load(path: Any, *, revision: str = "main", subfolder: str = "") -> Any:
 
 
 def load_language_model(name: str = "bundled", dtype: str = "float32", *, revision: str = "main") -> Any:
-    """A language model to run with autoencoders in it: `gsae.interventions.LanguageModel`.
+    """A language model to run with autoencoders in it: `gsae.interventions.model.LanguageModel`.
 
     `lm = gsae.load_language_model()`; then `lm.run_with(sae, tokens)`, `lm.generate(...)`.
 
@@ -33,7 +33,7 @@ def load_language_model(name: str = "bundled", dtype: str = "float32", *, revisi
         dtype: of parameters and computation.
         revision: branch, tag or commit of a hub id.
     """
-    from gsae.interventions import load_language_model as load_model
+    from gsae.interventions.model import load_language_model as load_model
 
     return load_model(name, dtype, revision=revision)
 

@@ -31,9 +31,7 @@ ARROWS = {
     },
     "autoencoders": {"artifacts", "errors", "mesh"},
     "interop": {"artifacts", "autoencoders", "errors"},
-    "interventions": {
-        "autoencoders", "errors", "evaluation.splice", "evaluation.evaluate", "language_models",
-    },
+    "interventions": {"autoencoders", "errors", "evaluation.splice", "language_models"},
     "export": {"artifacts", "autoencoders.base", "errors", "interop"},
     "training": {
         "activations.batches", "artifacts", "autoencoders", "collectives", "durations", "errors", "mesh", "processes",

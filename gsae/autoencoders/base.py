@@ -213,7 +213,7 @@ def unit_vectors(key: jax.Array, features: int, activation_width: int) -> jax.Ar
     return vectors_FD / linear.row_norms(vectors_FD)[:, None]
 
 
-def initial_weights(key, activation_width: int, features: int, options: Options) -> tuple[jax.Array, jax.Array]:
+def initial_weights(key, activation_width: int, features: int, options: CommonOptions) -> tuple[jax.Array, jax.Array]:
     """W_enc [D, F] and W_dec [F, D]: unit decoder vectors; encoder vectors the same, or unit vectors of their own."""
     decoder_key, encoder_key = jax.random.split(key)
     W_dec_FD = unit_vectors(decoder_key, features, activation_width)

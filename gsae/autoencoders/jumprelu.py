@@ -68,7 +68,10 @@ class JumpReLU(base.Autoencoder):
     @property
     def theta(self) -> jax.Array:
         """The thresholds [F], whichever parameter holds them."""
-        return self.threshold if self.log_threshold is None else jnp.exp(self.log_threshold)
+        if self.threshold is not None:
+            return self.threshold
+        assert self.log_threshold is not None
+        return jnp.exp(self.log_threshold)
 
     def unit_norm_fields(self) -> tuple[str, ...]:
         """W_dec: without the constraint z could shrink below any bandwidth."""
@@ -82,9 +85,9 @@ class JumpReLU(base.Autoencoder):
     def rescaled(self, scale: float) -> Self:
         """As for every architecture; thresholds are in the units of z, which is divided by the scale."""
         raw = super().rescaled(scale)
-        if raw.log_threshold is None:
-            return raw.replace(threshold=raw.threshold / scale)
-        return raw.replace(log_threshold=raw.log_threshold - math.log(scale))
+        if self.log_threshold is not None:
+            return raw.replace(log_threshold=self.log_threshold - math.log(scale))
+        return raw.replace(threshold=self.theta / scale)
 
     def after_update(self, stats: Mapping[str, jax.Array]) -> Self:
         """Puts a threshold that was pushed below zero back to zero, where it keeps its gradient."""

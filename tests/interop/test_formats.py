@@ -1,4 +1,4 @@
-"""Written in a format and read again, without the tools; and what is refused. (With the tools: test_parity_formats.py.)"""
+"""Written in a format and read again, without the tools; what is refused. (With them: test_parity_formats.py.)"""
 
 import json
 
