@@ -78,7 +78,10 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
             one with free decoder vectors.
     """
     torch = _torch(path / WEIGHTS)
-    dict_class = next(name for name, (cls, _) in CLASSES.items() if isinstance(autoencoder, cls))
+    dict_class = next((name for name, (cls, _) in CLASSES.items() if type(autoencoder) is cls), None)
+    if dict_class is None:
+        reason = f"a {type(autoencoder).__name__} is not written in it; what is: {', '.join(CLASSES)}"
+        raise SettingError("format", "dictionary_learning", reason)
     arrays = arrays64(autoencoder)
     if dict_class == NORMALISED and not has_unit_norm_decoder(arrays["W_dec"]):
         reason = "its loader rescales features to decoder vectors of norm one, and these are free (RI-L1); fold their "

@@ -50,10 +50,13 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
     """Writes the files into an empty directory.
 
     Raises:
-        SettingError: for an untied gated autoencoder: SAELens has no W_mag.
+        SettingError: for an untied gated autoencoder (SAELens has no W_mag) and other architectures than `ARRAYS` has.
     """
-    architecture, names = next((name, keys) for name, (cls, keys) in ARRAYS.items() if isinstance(autoencoder, cls))
-    arrays = arrays64(autoencoder)
+    architecture = next((name for name, (cls, _) in ARRAYS.items() if type(autoencoder) is cls), None)
+    if architecture is None:
+        reason = f"a {type(autoencoder).__name__} is not written in it; what is: {', '.join(ARRAYS)}"
+        raise SettingError("format", "saelens", reason)
+    names, arrays = ARRAYS[architecture][1], arrays64(autoencoder)
     if "W_mag" in arrays:
         raise SettingError("format", "saelens", "has no place for the W_mag of an untied gated autoencoder")
     if isinstance(autoencoder, Gated):

@@ -8,6 +8,7 @@ import safetensors.numpy
 from random_autoencoders import ABOUT, CASES, UNTIED, D, F, inputs, random_autoencoder
 
 import gsae
+from gsae.autoencoders.gated import Gated
 from gsae.errors import RunError, SettingError
 from gsae.interop.conversion import with_unit_norm_decoder
 from gsae.interop.formats import FORMATS, export
@@ -37,6 +38,17 @@ def test_round_trip(format, case, tmp_path):
     assert type(loaded) is type(sae) and loaded.metadata == ABOUT
     if not case.startswith("jumprelu"):
         assert loaded.options.ri_l1 == sae.options.ri_l1
+
+
+def test_an_architecture_that_no_format_knows_is_refused(tmp_path):
+    class Other(Gated):
+        """Not in any table."""
+
+    gated = random_autoencoder(*CASES["gated"])
+    other = Other(**{name: getattr(gated, name) for name in gated.feature_axes}, options=gated.options)
+    for format in WITHOUT_TORCH:
+        with pytest.raises(SettingError, match="a Other|not a Other"):
+            export(other, tmp_path / "x", format)
 
 
 @pytest.mark.parametrize("format", WITHOUT_TORCH)
