@@ -1,4 +1,4 @@
-"""On sparse sums of known directions: gated finds them without shrinkage, standard finds them and shrinks."""
+"""On sparse sums of known directions: gated and JumpReLU find them without shrinkage, standard shrinks."""
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ def data():
     return Synthetic(D, TRUE, 3.0, rows=128 * B, superblock_rows=32 * B, seed=0)
 
 
-def trained(name, coefficient, data, context):
+def trained(name, coefficient, data, context, **options):
     """A plain loop: Adam with beta1 = 0, gradient as it is, decoder vectors put back to unit norm."""
     x_RD = jnp.concatenate([data.read(SITE, k) for k in range(data.num_superblocks)])
     scale = 1 / np.sqrt(data.statistics(SITE)["mean_squared_norm"])
     cls = architecture(name)
-    sae = cls.initialise(jax.random.key(1), D, F, cls.Options())
+    sae = cls.initialise(jax.random.key(1), D, F, cls.Options(**options))
     rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 100, STEPS)
     adam = optax.scale_by_rms(0.999, eps_in_sqrt=False, bias_correction=True)
 
@@ -63,3 +63,11 @@ def test_standard_recovers_it_and_shrinks(data, context):
     result = judged(trained("standard", 0.3, data, context), data)
     assert result["similarity"] > 0.98, result
     assert result["gamma"] < 0.9, result
+
+
+def test_jumprelu_recovers_it_without_shrinkage(data, context):
+    """The bandwidth is wider than the default: 2000 steps are few."""
+    result = judged(trained("jumprelu", 0.03, data, context, initial_threshold=0.1, bandwidth=0.1), data)
+    assert result["similarity"] > 0.98, result
+    assert result["f1"] > 0.75, result
+    assert 0.97 < result["gamma"] < 1.03, result
