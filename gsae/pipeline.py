@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gsae import artifacts, recipe, schema
+from gsae import artifacts, equivalence, recipe, schema
 from gsae.config import Config
 from gsae.dashboards import PAGE, write_dashboards
 from gsae.errors import RunError, SettingError
@@ -230,6 +230,7 @@ def evaluate(job: Job) -> None:
 
     tokens, samples = settings.tokens, settings.bootstrap_samples
     _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
+    equivalence.measure(job)
 
 
 def _is_evaluated(job: Job, point: Point, made_from: Mapping[str, Any]) -> bool:
@@ -303,6 +304,7 @@ def report(job: Job) -> None:
         seconds_per_stage=job.seconds,
         metrics_log=job.workdir / "logs" / "metrics.jsonl",
         features_page=PAGE if job.config.evaluation.dashboards else "",
+        equivalence=equivalence.read(job),
     )
     print(shown)
     if job.config.evaluation.dashboards and jax.process_index() == 0:

@@ -32,6 +32,10 @@ ARROWS = {
     "autoencoders": {"artifacts", "errors", "mesh"},
     "interop": {"artifacts", "autoencoders", "errors"},
     "interventions": {"autoencoders", "errors", "evaluation.splice", "language_models"},
+    "equivalence": {
+        "artifacts", "autoencoders.saving", "evaluation.batches", "interop.equivalence", "interventions.programs",
+        "job", "language_models.sites",
+    },
     "export": {"artifacts", "autoencoders.base", "errors", "interop"},
     "training": {
         "activations.batches", "artifacts", "autoencoders", "collectives", "durations", "errors", "mesh", "processes",
@@ -55,8 +59,8 @@ ARROWS = {
         "artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "processes", "schema", "text",
     },
     "pipeline": {
-        "activations", "artifacts", "autoencoders.saving", "config", "dashboards", "errors", "evaluation", "job",
-        "processes", "recipe", "reports", "schema", "tokenise", "training",
+        "activations", "artifacts", "autoencoders.saving", "config", "dashboards", "equivalence", "errors", "evaluation",
+        "job", "processes", "recipe", "reports", "schema", "tokenise", "training",
     },
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},

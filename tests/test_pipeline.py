@@ -147,10 +147,7 @@ def test_a_store_made_otherwise_is_refused(finished, texts, tmp_path):
         ({"text__context_length": 4096}, r"config\.text\.context_length = 4096: .*at most 256"),
         ({"activations__superblock_rows": 2**24, "activations__rows": 0}, r"config\.activations\.superblock_rows"),
         ({"training__resampling__at": ("90%",)}, r"config\.training\.resampling\.at = '90%'"),
-        (
-            {"evaluation__baseline": "topk"},
-            r"config\.evaluation\.baseline = 'topk': must be one of gated, jumprelu, standard",
-        ),
+        ({"evaluation__baseline": "topk"}, r"config\.evaluation\.baseline = 'topk': must be one of gated, standard"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(texts, tmp_path, changes, complaint):

@@ -8,6 +8,7 @@ from typing import Any
 
 from gsae.evaluation.frontier import Comparison
 from gsae.evaluation.quality import FVU, LOSS_RECOVERED, quality_of
+from gsae.reports.equivalence import CAPTION as EQUIVALENCE_CAPTION
 from gsae.reports.findings import flat, headline, warnings
 from gsae.reports.rows import Row, by_architecture, by_place, label
 from gsae.reports.tables import cells, comparison_cells, comparison_headings, headings, shown
@@ -27,6 +28,7 @@ def page(
     seconds_per_stage: Mapping[str, float],
     rows_came: str = "",
     features_page: str = "",
+    equivalent: str = "",
 ) -> str:
     """The text of the page.
 
@@ -34,13 +36,14 @@ def page(
         rows: the results.
         title: the name of the run.
         compared: by site, `findings.comparisons` of the rows.
-        figures: SVG elements `frontier`, `shrinkage`, `density`, and perhaps `training`; "" for none.
+        figures: SVG elements `frontier`, `shrinkage`, `density`, and perhaps `training`, `equivalence`; "" for none.
         config: all settings, nested.
         command: the command line that made the run.
         versions: by package.
         seconds_per_stage: by stage, wall-clock seconds.
         rows_came: where the rows of the training came from, a sentence.
         features_page: the name of a page beside it that shows features; "" for none.
+        equivalent: how well points and their JumpReLU forms agree, a sentence.
     """
     several, quality = len(by_place(rows)) > 1, quality_of(rows)
     parts = {
@@ -54,6 +57,7 @@ def page(
         "points": _points(rows) + _features(features_page),
         "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION, wide=several),
         "density": _figure(figures["density"], DENSITY_CAPTION.format(unit=quality.unit), wide=True),
+        "equivalence": _equivalence(figures.get("equivalence", ""), equivalent),
         "training": _training(figures.get("training", "")),
         "weights": _weights(rows),
         "provenance": _provenance(config, command, versions, seconds_per_stage, rows_came),
@@ -163,6 +167,12 @@ def _features(page: str) -> str:
 def _training(svg: str) -> str:
     caption = "Every autoencoder during training, on training batches; thin lines are single points of the sweep."
     return f"<section><h2>Training</h2>{_figure(svg, caption, wide=True)}</section>" if svg else ""
+
+
+def _equivalence(svg: str, equivalent: str) -> str:
+    if not svg:
+        return ""
+    return f"<section><h2>As JumpReLU</h2><p>{escape(equivalent)}</p>{_figure(svg, EQUIVALENCE_CAPTION)}</section>"
 
 
 def _weights(rows: Sequence[Row]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from gsae.artifacts import write_file
 from gsae.reports import curves, html, plots, style
+from gsae.reports.equivalence import equivalence_figure, sentence
 from gsae.reports.findings import comparisons, headline, warnings
 from gsae.reports.rows import Row
 from gsae.reports.tables import comparison_table, terminal_table, write_results_csv
@@ -23,6 +24,7 @@ def write_report(
     versions: Mapping[str, str],
     seconds_per_stage: Mapping[str, float],
     metrics_log: Path | None = None,
+    equivalence: Mapping[str, Mapping[str, Any]] | None = None,
     title: str | None = None,
     features_page: str = "",
 ) -> str:
@@ -38,6 +40,7 @@ def write_report(
         versions: of the packages that matter, by name.
         seconds_per_stage: wall-clock seconds, by stage.
         metrics_log: the JSON lines that training logged; None leaves the training curves out, and where rows came from.
+        equivalence: by point, how well its JumpReLU form agrees with it (`equivalence.sentence`); None leaves it out.
         title: heads the page; the directory's name if None.
         features_page: the name of a page beside it that shows features; "" for none.
 
@@ -57,6 +60,8 @@ def write_report(
     came = rows_sentence(metrics_log) if metrics_log else ""
     training = curves.training_figure(curves.read_log(metrics_log), rows) if metrics_log else None
     drawn = {name: style.to_svg(figure, name) for name, figure in figures.items()}
+    if equivalence:
+        drawn["equivalence"] = style.to_svg(equivalence_figure(equivalence), "equivalence")
     text = html.page(
         rows,
         title=title or directory.resolve().name,
@@ -68,6 +73,7 @@ def write_report(
         seconds_per_stage=seconds_per_stage,
         rows_came=came,
         features_page=features_page,
+        equivalent=sentence(equivalence or {}),
     )
     write_file(directory / "report.html", text)
     tables = [comparison_table(site, pair) for site, pairs in compared.items() for pair in pairs]
