@@ -59,8 +59,8 @@ ARROWS = {
         "artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "processes", "schema", "text",
     },
     "pipeline": {
-        "activations", "artifacts", "autoencoders.saving", "config", "dashboards", "equivalence", "errors", "evaluation",
-        "job", "processes", "recipe", "reports", "schema", "tokenise", "training",
+        "activations", "artifacts", "autoencoders.saving", "config", "dashboards", "equivalence", "errors",
+        "evaluation", "job", "processes", "recipe", "reports", "schema", "tokenise", "training",
     },
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},
