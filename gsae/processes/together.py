@@ -7,6 +7,7 @@ is killed leaves none: then the collectives of the others fail, or jax misses it
 import contextlib
 import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -82,8 +83,8 @@ class Together:
             self._fail_at_once(f"another process has gone ({_one_line(error)})", RunError.exit_code)
         self._fail_at_once(f"{_one_line(error)} (the traceback is in {self._log})", RunError.exit_code)
 
-    def finish(self, line: str = "", code: int = 0) -> None:
-        """Ends this process's part of the run, at the same point as all others; only the first says the line."""
+    def finish(self, line: str = "", code: int = 0) -> NoReturn:
+        """Ends this process, at the same point as all others; only the first says the line."""
         if line and self.launch.index == 0:
             self._terminal.tell(f"gsae: {line}")
         LOG.info("process %d ends%s", self.launch.index, f": {line}" if line else "")
@@ -91,8 +92,10 @@ class Together:
 
         self._finished = True
         jax.distributed.shutdown()
-        if code:
-            raise SystemExit(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not by way of Python's own end: it would take threads away from under C++ code, which aborts (seen).
+        os._exit(code)
 
     def _join(self) -> None:
         import jax

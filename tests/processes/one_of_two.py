@@ -1,6 +1,6 @@
 """One of two processes that wait while something happens: python one_of_two.py PORT INDEX DIRECTORY WHAT.
 
-`exception`, `kill`, `abort`: to process 1; `kill first`; `signal`: SIGTERM comes from outside.
+`exception`, `kill`, `abort`: to process 1; `kill first`; `signal`: SIGTERM comes from outside; `nothing`: they finish.
 """
 
 import os
@@ -19,6 +19,8 @@ together.log_in(directory)
 print(f"process {index} prints")
 try:
     wait_for_all("all are here")
+    if what == "nothing":
+        together.finish()
     if index == (what == "kill first"):
         LOG.info("waits")
         wait_for_all("the other, which does not come")
