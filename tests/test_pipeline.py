@@ -62,6 +62,26 @@ def test_the_weights_load_in_one_line_and_work_on_raw_activations(finished):
     np.testing.assert_allclose(np.linalg.norm(sae.W_dec, axis=1), 1, rtol=1e-5)
 
 
+def test_the_report_says_how_well_the_jumprelu_forms_agree(finished):
+    found = json.loads((finished / "equivalence" / "equivalence.json").read_text())
+    assert len(found) == 4 and all(point["differ"] <= 1 and point["largest"] < 1e-5 for point in found.values())
+    assert {point["rows"] for point in found.values()} == {2048}
+    text = (finished / "report.html").read_text()
+    assert "Written as JumpReLU autoencoders, 4 of these" in text
+
+
+def test_points_know_where_they_come_from(finished):
+    [path] = (finished / "autoencoders").glob("gated*l0.1-*")
+    about = gsae.load(path).metadata
+    assert (about["site"], about["layer"], about["language_model"], about["context_length"]) == (
+        "attn_z",
+        1,
+        "bundled",
+        64,
+    )
+    assert about["input_scale"] > 0
+
+
 def test_the_normalisation_is_folded_into_the_weights(finished):
     """Evaluated on raw activations, the reconstruction explains what it explained of the scaled ones."""
     with open(finished / "results.csv") as file:

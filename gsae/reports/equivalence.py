@@ -1,4 +1,4 @@
-"""Gated autoencoders as JumpReLU ones, in the report: a sentence and a figure from what was measured on activations."""
+"""Autoencoders as JumpReLU ones, in the report: a sentence and a figure from what was measured on activations."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def sentence(found: Mapping[str, Mapping[str, Any]]) -> str:
 def equivalence_figure(found: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """Converted activations against the originals, both logarithmic."""
     figure, (ax,) = style.panels(1, 5.2, 4.2)
-    ax.set_title("Gated as JumpReLU")
+    ax.set_title("As trained, and as JumpReLU")
     originals = [value for point in found.values() for value in point["pairs"][0]]
     converted = [value for point in found.values() for value in point["pairs"][1]]
     if not originals:
