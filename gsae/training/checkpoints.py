@@ -7,9 +7,6 @@ killed process leaves behind does not count.
 
 import concurrent.futures
 import contextlib
-import os
-import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +20,8 @@ from gsae.errors import Interrupted, RunError, SettingError
 from gsae.processes.waiting import wait_for_all
 from gsae.training.digests import HostShards, digest, digests_of_all, flushed_files, host_copies, verify_files
 from gsae.training.saved_arrays import named_arrays, read_arrays
+from gsae.training.shelves import DirectoryShelf
 
-PREFIX = "step-"
-DAMAGED = "damaged-"
 STATE = "state"
 
 
@@ -46,16 +42,10 @@ class Checkpoints:
     def __init__(self, directory: Path, *, every: int, keep: int = 2, keep_every: int = 0, settings: str = ""):
         import orbax.checkpoint as ocp  # heavy: only a run that trains pays for it
 
-        # Orbax takes absolute paths only.
-        self.directory, self.every, self.keep, self.keep_every = Path(directory).absolute(), every, keep, keep_every
-        self.settings = settings
-        with artifacts.explained(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            artifacts.write_file(self.directory / ".writable", "")
-            (self.directory / ".writable").unlink()
-            for left in self.directory.glob(f"*{artifacts.PARTIAL}*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self._shelf = DirectoryShelf(directory)
+        self.directory, self.settings = self._shelf.directory, settings
+        self.every, self.keep, self.keep_every = every, keep, keep_every
+        self._shelf.prepare()
         wait_for_all("checkpoints")
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), timeout_secs=3600)
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
@@ -75,8 +65,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the published checkpoints, oldest first; damaged ones are among them until they are read."""
-        names = (re.fullmatch(PREFIX + r"(\d+)", entry.name) for entry in self.directory.iterdir())
-        return sorted(int(match[1]) for match in names if match)
+        return self._shelf.steps()
 
     def save(self, step: int, states: Any, about: Mapping[str, Any] | None = None) -> None:
         """Begins to save the state after `step` updates; returns once it is copied to the host.
@@ -93,11 +82,10 @@ class Checkpoints:
 
         self.wait()
         arrays = named_arrays(states)
-        aside = self._path(step, artifacts.PARTIAL + "save")
+        aside = self._shelf.aside(step)
         with self._explained(step):
             if jax.process_index() == 0:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir()
+                self._shelf.begin(step)
             wait_for_all("checkpoint")
             copies = host_copies(arrays)
             self._orbax.save(aside / STATE, args=ocp.args.PyTreeSave(arrays))
@@ -153,21 +141,17 @@ class Checkpoints:
                 raise
             except Exception as error:  # altered bytes make Orbax and TensorStore raise nearly anything
                 problems[step] = _first_line(error)
-                say(f"{self._path(step)}: damaged, not used ({problems[step]})")
+                say(f"{self._shelf.path(step)}: damaged, not used ({problems[step]})")
                 continue
             # Only now: if none is good, the next start must find them all again instead of an empty directory.
             for bad in problems if jax.process_index() == 0 else ():
-                shutil.rmtree(self.directory / f"{DAMAGED}{bad}", ignore_errors=True)
-                os.rename(self._path(bad), self.directory / f"{DAMAGED}{bad}")
+                self._shelf.set_aside(bad)
             return step, states, about
         if problems:
             raise RunError(
                 f"{self.directory}: every checkpoint is damaged; remove the directory to train from the start"
             )
         return None
-
-    def _path(self, step: int, suffix: str = "") -> Path:
-        return self.directory / f"{PREFIX}{step:09d}{suffix}"
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Any:
@@ -177,7 +161,8 @@ class Checkpoints:
         except RunError:
             raise
         except Exception as error:
-            raise RunError(f"{self._path(step)}: the checkpoint could not be saved ({_first_line(error)})") from error
+            place = self._shelf.path(step)
+            raise RunError(f"{place}: the checkpoint could not be saved ({_first_line(error)})") from error
 
     def _finish(self, step: int, aside: Path, copies: HostShards, manifest: dict) -> None:
         """In the background: digests, waits for Orbax, publishes, forgets the oldest."""
@@ -193,28 +178,22 @@ class Checkpoints:
                     for name, shards in part.items():
                         manifest["arrays"][name].setdefault("shards", {}).update(shards)
                 manifest["files"] = flushed_files(aside)
-                artifacts.write_json(aside / artifacts.MANIFEST, manifest | {"sha256": artifacts.fingerprint(manifest)})
-                shutil.rmtree(self._path(step), ignore_errors=True)
-                os.replace(aside, self._path(step))
-                artifacts.sync_directory(self.directory)
+                self._shelf.publish(step, manifest | {"sha256": artifacts.fingerprint(manifest)})
             except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
+                self._shelf.abandon(step)
                 raise
             self._forget(step)
 
     def _forget(self, newest: int) -> None:
         for step in [step for step in self.steps() if step <= newest][: -self.keep]:
             if not (self.keep_every and step % self.keep_every == 0):
-                # Renamed first: a removal that is killed half-way leaves nothing that looks like a checkpoint.
-                gone = self._path(step, artifacts.PARTIAL + "gone")
-                os.replace(self._path(step), gone)
-                shutil.rmtree(gone)
+                self._shelf.forget(step)
 
     def _restore(self, step: int, targets: Any) -> tuple[Any, dict[str, Any]]:
         """States and `about` of one checkpoint; raises in all processes what one of them finds wrong."""
         wanted = named_arrays(targets)
-        manifest = _together(lambda: self._verified_manifest(self._path(step)))
-        arrays = _together(lambda: read_arrays(self._path(step) / STATE, wanted, manifest["arrays"]))
+        manifest = _together(lambda: self._verified_manifest(self._shelf.path(step)))
+        arrays = _together(lambda: read_arrays(self._shelf.path(step) / STATE, wanted, manifest["arrays"]))
         return jax.tree.unflatten(jax.tree.structure(targets), [arrays[name] for name in wanted]), manifest["about"]
 
     def _verified_manifest(self, path: Path) -> dict[str, Any]:
