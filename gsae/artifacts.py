@@ -1,4 +1,6 @@
-"""The one way in which anything is written to disk: aside first, digested, then renamed into place. A leaf.
+"""The one way in which anything is written: aside first, digested, then renamed into place.
+
+Of a bucket's objects each appears whole anyway, so that they are written where they belong.
 
 An artifact is a directory with a `manifest.json` that names each of its files with length and SHA-256, beside what
 the maker says about it. A directory without a manifest is not an artifact: a killed writer leaves nothing that a
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gsae.errors import RunError
+from gsae.places import BucketPath, Place
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
@@ -37,14 +40,16 @@ def digest_bytes(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def digest_file(path: Path) -> str:
+def digest_file(path: Place) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
+    if isinstance(path, BucketPath):
+        return digest_bytes(path.read_bytes())
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Place) -> Iterator[None]:
     """Turns the operating system's refusal to write below `path` into one line: a full disk, a forbidden directory."""
     try:
         yield
@@ -56,8 +61,10 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
-def write_file(path: Path, data: str | bytes) -> None:
+def write_file(path: Place, data: str | bytes) -> None:
     """Writes a whole file or nothing: aside, flushed to the disk, renamed over `path`."""
+    if isinstance(path, BucketPath):
+        return path.write_bytes(data.encode() if isinstance(data, str) else data)
     aside = path.with_name(path.name + PARTIAL + secrets.token_hex(4))
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +78,7 @@ def write_file(path: Path, data: str | bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Place, value: Any) -> None:
     """`write_file` of indented JSON."""
     write_file(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -113,11 +120,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def _entry(file: Path) -> dict[str, Any]:
     with open(file, "rb") as handle:
         os.fsync(handle.fileno())
-    return {"bytes": file.stat().st_size, "sha256": digest_file(file)}
+    return described(file)
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: Place) -> None:
     """Flushes a directory's own entries to the disk, so that a rename in it survives a power cut."""
+    if isinstance(path, BucketPath):
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -131,7 +140,7 @@ def remove_partial(path: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Place) -> dict[str, Any] | None:
     """The artifact's manifest; None where there is no artifact.
 
     Raises:
@@ -145,7 +154,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         raise RunError(f"{path / MANIFEST}: is not readable ({error}); delete {path} and start again") from error
 
 
-def verify(path: Path) -> dict[str, Any]:
+def verify(path: Place) -> dict[str, Any]:
     """Reads every byte of an artifact and compares it with the manifest, which it returns.
 
     Raises:
@@ -156,10 +165,20 @@ def verify(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: is not a finished artifact ({MANIFEST} is missing)")
     for name, entry in manifest["files"].items():
         file = path / name
-        if not file.is_file():
-            raise RunError(f"{file}: is missing; delete {path} and start again")
-        if file.stat().st_size != entry["bytes"]:
-            raise RunError(f"{file}: has {file.stat().st_size} bytes, the manifest says {entry['bytes']}")
-        if digest_file(file) != entry["sha256"]:
+        try:
+            found = described(file)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise RunError(f"{file}: is missing; delete {path} and start again") from error
+        if found["bytes"] != entry["bytes"]:
+            raise RunError(f"{file}: has {found['bytes']} bytes, the manifest says {entry['bytes']}")
+        if found["sha256"] != entry["sha256"]:
             raise RunError(f"{file}: its bytes are not those that were written (SHA-256 differs)")
     return manifest
+
+
+def described(file: Place) -> dict[str, Any]:
+    """Length and SHA-256 of a file, as a manifest names them."""
+    if isinstance(file, BucketPath):
+        data = file.read_bytes()
+        return {"bytes": len(data), "sha256": digest_bytes(data)}
+    return {"bytes": file.stat().st_size, "sha256": digest_file(file)}

@@ -17,7 +17,8 @@ FILES = sorted((ROOT / "gsae").rglob("*.py"))
 # room -> what it may import: rooms, or single modules of a room
 ARROWS = {
     "errors": set(),
-    "artifacts": {"errors"},
+    "places": {"errors"},
+    "artifacts": {"errors", "places"},
     "durations": {"errors"},
     "mesh": {"errors"},
     "throughput": set(),
@@ -27,7 +28,8 @@ ARROWS = {
     "text": {"artifacts", "errors"},
     "language_models": {"artifacts", "errors", "mesh"},
     "activations": {
-        "artifacts", "capacity", "errors", "language_models", "mesh", "processes.waiting", "text", "throughput",
+        "artifacts", "capacity", "errors", "language_models", "mesh", "places", "processes.waiting", "text",
+        "throughput",
     },
     "autoencoders": {"artifacts", "errors", "mesh"},
     "interop": {"artifacts", "autoencoders", "errors"},

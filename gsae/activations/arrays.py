@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gsae.errors import RunError
+from gsae.places import Place, kvstore, reason
 
 SHARDS_A_SUPERBLOCK = 8  # at most: enough for TensorStore to use several cores, few enough files for a large store
 SHARD_BYTES = 1 << 22  # about, at least: each file costs a flush to the disk
@@ -39,13 +39,13 @@ class SuperblockArray:
     """One zarr3 array whose rows [k * R, (k + 1) * R) are superblock k, in whole shards.
 
     Attributes:
-        path: directory of the array.
+        path: directory of the array, or its place in a bucket.
         num_superblocks: how many superblocks there are.
         shape: of one superblock, (R,) or (R, D).
         dtype: of the rows.
     """
 
-    path: Path
+    path: Place
     num_superblocks: int
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -65,7 +65,7 @@ class SuperblockArray:
         grid = {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *rest]}}
         return {
             "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str(self.path.resolve()) + "/"},
+            "kvstore": kvstore(self.path),
             "metadata": {
                 "shape": [self.num_superblocks * rows, *rest],
                 "data_type": self.dtype.name,
@@ -122,5 +122,4 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        reason = str(error).partition(" [tensorstore_spec=")[0]
-        raise RunError(f"{what}: {reason}") from error
+        raise RunError(f"{what}: {reason(error)}") from error

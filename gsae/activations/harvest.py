@@ -14,6 +14,7 @@ from gsae.activations.writer import StoreWriter
 from gsae.errors import RunError
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site
+from gsae.places import Place, place
 from gsae.processes.waiting import together, wait_for_all
 from gsae.text.tokens import TokenStore
 
@@ -24,7 +25,7 @@ def harvest(
     language_model: LanguageModel,
     token_store: TokenStore,
     sites: Sequence[Site],
-    path: Path,
+    path: str | Place,
     *,
     superblock_rows: int,
     max_rows: int | None = None,
@@ -47,7 +48,7 @@ def harvest(
         language_model: what is run, up to the last layer that a site needs.
         token_store: where its tokens come from.
         sites: layers and places to read.
-        path: directory of the store.
+        path: directory of the store, or its URL.
         superblock_rows: R, rows of a superblock. A batch is drawn from one superblock and a sequence's rows lie in one
             or two of them, so large ones shuffle better. Two are held in memory, one of them being written.
         max_rows: at most so many rows; None or 0 for all that the text gives.
@@ -78,7 +79,7 @@ def harvest(
     )
     if process_index != 0:
         wait_for_all("store")  # the first process begins it
-    writer = StoreWriter(Path(path), forward.identity)
+    writer = StoreWriter(place(path), forward.identity)
     if process_index == 0:
         wait_for_all("store")
     if writer.finished:
@@ -108,7 +109,9 @@ def _write(writer: StoreWriter, k: int, rows: dict, forward: Forward) -> None:
         raise forward.blamed(error, k) from error
 
 
-def _check_room(path: Path, needed: int) -> None:
+def _check_room(path: Place, needed: int) -> None:
+    if not isinstance(path, Path):
+        return
     free = shutil.disk_usage(path).free
     if needed and needed + SPARE_BYTES > free:
         raise RunError(f"{path}: the activations need {size(needed)} and the disk has {size(free)} left")

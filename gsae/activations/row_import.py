@@ -21,6 +21,7 @@ from gsae.activations.statistics import NotFinite
 from gsae.activations.store import SETTINGS, Identity
 from gsae.activations.writer import StoreWriter
 from gsae.errors import RunError, SettingError
+from gsae.places import Place
 
 TRAIN, HELD_OUT = "train", "held_out"
 NO_LANGUAGE_MODEL = "none: rows from elsewhere"
@@ -32,7 +33,7 @@ NAMED = {**SETTINGS, "language_model": "config.activations.source", "tokens": "c
 
 def import_tables(
     rows: Rows,
-    path: Path,
+    path: Place,
     *,
     superblock_rows: int,
     held_out_fraction: float,
@@ -49,7 +50,7 @@ def import_tables(
 
     Args:
         rows: of all the sites, which have equally many.
-        path: directory of the two stores.
+        path: directory of the two stores, or their place in a bucket.
         superblock_rows: R, rows of a superblock of the training part; two are held in memory. The superblocks of the
             held-out part are as large as that, or as the part if it is smaller.
         held_out_fraction: share of the rows that never train.
@@ -160,7 +161,9 @@ def provenance(rows: Rows, segments: Sequence[Segment], superblock_rows: int) ->
     return columns
 
 
-def _check_room(path: Path, needed: int) -> None:
+def _check_room(path: Place, needed: int) -> None:
+    if not isinstance(path, Path):
+        return
     free = shutil.disk_usage(path).free
     if needed and needed + SPARE_BYTES > free:
         raise RunError(f"{path}: the rows need {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB left")

@@ -1,4 +1,4 @@
-"""Superblocks on disk: one TensorStore array per site, beside the provenance of every row.
+"""Superblocks on disk or in a bucket: one TensorStore array per site, beside the provenance of every row.
 
     path/identity.json           what the store is made from, written first: nothing else may continue it
     path/arrays/<name>/          zarr3, sharded; rows k * R to (k + 1) * R - 1 are superblock k, in whole shards
@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from gsae.activations.arrays import SuperblockArray, digest_rows
 from gsae.activations.statistics import Sums, combined, sampled_superblocks
 from gsae.activations.superblocks import GRADIENT, Statistics
 from gsae.errors import RunError
+from gsae.places import Place, place
 
 FORMAT = "gsae activations 1"
 IDENTITY, RECORDS, ARRAYS = "identity.json", "superblocks", "arrays"
@@ -62,7 +62,7 @@ class Identity:
         """Digest (64 hex digits) of all of it."""
         return artifacts.fingerprint(dataclasses.asdict(self))
 
-    def arrays(self, path: Path) -> dict[str, SuperblockArray]:
+    def arrays(self, path: Place) -> dict[str, SuperblockArray]:
         """The arrays of the store at `path`: the sites, then the provenance."""
         rows, dtype = self.superblock_rows, jnp.dtype(self.dtype)
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {s: ((rows, w), dtype) for s, w in self.sites.items()}
@@ -82,7 +82,7 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**value, "fingerprint": artifacts.fingerprint(dict(value))}
 
 
-def unsealed(path: Path, value: Any) -> dict[str, Any]:
+def unsealed(path: Place, value: Any) -> dict[str, Any]:
     """What was sealed.
 
     Raises:
@@ -97,7 +97,7 @@ def unsealed(path: Path, value: Any) -> dict[str, Any]:
     raise RunError(f"{path}: is not what was written (its fingerprint differs); delete it and start again")
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_sealed(path: Place) -> dict[str, Any]:
     """A sealed JSON file.
 
     Raises:
@@ -110,7 +110,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return unsealed(path, value)
 
 
-def read_sums(path: Path, k: int, superblock_rows: int) -> dict[str, Sums]:
+def read_sums(path: Place, k: int, superblock_rows: int) -> dict[str, Sums]:
     """By site, the sums over superblock k that the record of the store at `path` holds; errors as `read_sealed`."""
     found = read_sealed(record_path(path, k))["sums"]
     return {
@@ -119,7 +119,7 @@ def read_sums(path: Path, k: int, superblock_rows: int) -> dict[str, Sums]:
     }
 
 
-def record_path(path: Path, k: int) -> Path:
+def record_path(path: Place, k: int) -> Place:
     """Where the record of superblock k is kept."""
     return path / RECORDS / f"{k:08d}.json"
 
@@ -128,23 +128,23 @@ def record_path(path: Path, k: int) -> Path:
 class ActivationStore:
     """A finished store: the `Superblocks` on disk."""
 
-    path: Path
+    path: Place
     manifest: Mapping[str, Any]
     statistics_rows: int = 0
     _compared: set[tuple[str, int]] = dataclasses.field(default_factory=set, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path, statistics_rows: int = 0) -> "ActivationStore":
+    def open(cls, path: str | Place, statistics_rows: int = 0) -> "ActivationStore":
         """Opens a finished store; no row is read yet.
 
         Args:
-            path: directory of the store.
+            path: directory of the store, or its URL.
             statistics_rows: how many of its rows, in whole superblocks from the first, `statistics` is about; 0: all.
 
         Raises:
             RunError: when it is not finished, or its manifest or an array's metadata is missing or altered.
         """
-        path = Path(path)
+        path = place(path)
         manifest = artifacts.read_manifest(path)
         if manifest is not None:
             unsealed(path / artifacts.MANIFEST, manifest)

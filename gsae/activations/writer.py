@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from gsae import artifacts
 from gsae.activations.arrays import digest_rows
 from gsae.activations.statistics import combined, finite_sums
 from gsae.activations.store import (
+    ARRAYS,
     FORMAT,
     IDENTITY,
     RECORDS,
@@ -23,16 +23,17 @@ from gsae.activations.store import (
 )
 from gsae.activations.superblocks import GRADIENT
 from gsae.errors import RunError, SettingError
+from gsae.places import Place, names
 
 
 class StoreWriter:
     """Fills a store superblock by superblock, in any order, from any number of processes; continues a killed one."""
 
-    def __init__(self, path: Path, identity: Identity, settings: Mapping[str, str] = SETTINGS):
+    def __init__(self, path: Place, identity: Identity, settings: Mapping[str, str] = SETTINGS):
         """Begins the store, or finds what is there.
 
         Args:
-            path: directory of the store.
+            path: directory of the store, or its place in a bucket.
             identity: what it is made from.
             settings: the setting to name when a field of the identity differs; the first that does.
 
@@ -50,7 +51,7 @@ class StoreWriter:
                         setting = "config.activations.gradients"
                     allowed = f"the store {path} was begun with {begun.get(field)!r}; delete it or use another workdir"
                     raise SettingError(setting, wanted[field], allowed)
-        elif (path / RECORDS).exists():
+        elif names(path / RECORDS):
             raise RunError(f"{path / IDENTITY}: is missing; delete {path} and start again")
         else:
             artifacts.write_json(path / IDENTITY, sealed(wanted))
@@ -63,7 +64,8 @@ class StoreWriter:
 
     def missing(self) -> list[int]:
         """The superblocks that are not finished."""
-        return [k for k in range(self.identity.num_superblocks) if not record_path(self.path, k).exists()]
+        finished = names(self.path / RECORDS)
+        return [k for k in range(self.identity.num_superblocks) if record_path(self.path, k).name not in finished]
 
     def write(self, k: int, rows: Mapping[str, np.ndarray], provenance: Mapping[str, np.ndarray]) -> None:
         """Writes superblock k, whole, then its record. Writing it again gives the same bytes.
@@ -100,20 +102,14 @@ class StoreWriter:
                 "mean": total["mean"].tolist(),
                 "mean_squared_norm": total["mean_squared_norm"],
             }
-        small = [self.path / IDENTITY, *(array.path / "zarr.json" for array in self._arrays.values())]
+        small = [IDENTITY, *(f"{ARRAYS}/{name}/zarr.json" for name in self._arrays)]
         manifest = {
             "format": FORMAT,
             **dataclasses.asdict(self.identity),
             "rows": len(records) * rows,
             "statistics": statistics,
             "digests": {name: [record["digests"][name] for record in records] for name in self._arrays},
-            "files": {
-                str(file.relative_to(self.path)): {
-                    "bytes": file.stat().st_size,
-                    "sha256": artifacts.digest_file(file),
-                }
-                for file in small
-            },
+            "files": {file: artifacts.described(self.path / file) for file in small},
         }
         artifacts.write_json(self.path / artifacts.MANIFEST, sealed(manifest))
         artifacts.sync_directory(self.path)
