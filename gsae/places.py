@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from gsae.errors import RunError, SettingError
 DRIVERS = {"gs": "gcs", "s3": "s3"}
 URL = re.compile(r"(gs|s3)://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])((?:/[A-Za-z0-9._=+@-]+)*)/?")
 ALLOWED = "must be a directory, or gs://bucket/path or s3://bucket/path of plain letters, digits and ._=+@-"
-RETRIES = 7  # of a request: about two minutes, each pause twice as long as the one before
+PERMISSIONS = "; docs/buckets.md says which credentials and which permissions it takes"
+RETRIES = 7  # of a request: about a minute and a half, each pause twice as long as the one before
 ANSWER_RETRIES = 2  # of the first request to a bucket: seconds
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # where a server that is not Amazon's is: the AWS tools' names
 
@@ -49,7 +51,7 @@ class BucketPath:
         """The last part of the key."""
         return self.key.rpartition("/")[2]
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, retries: int = RETRIES) -> bytes:
         """The object.
 
         Raises:
@@ -57,7 +59,7 @@ class BucketPath:
             RunError: when the bucket does not answer or forbids it.
         """
         with _explained(f"{self}: cannot be read"):
-            found = _store(self.scheme, self.bucket, RETRIES).read(self.key).result()
+            found = _store(self.scheme, self.bucket, retries).read(self.key).result()
         if found.state != "value":
             raise FileNotFoundError(f"there is no object {self}")
         return bytes(found.value)
@@ -87,8 +89,11 @@ class BucketPath:
         """Removes the object, if it is there; RunError as `write_bytes`."""
         self.remove([self.key])
 
-    def keys(self, retries: int = RETRIES) -> list[str]:
+    def keys(self) -> list[str]:
         """The keys of all objects below, as they follow this place's own: "a/b" for its / "a" / "b".
+
+        What it names is there. What it does not name may be there all the same: TensorStore takes a refusal to list
+        (a request that Google's server finds forbidden) for an empty list. So nothing is concluded from an absence.
 
         Raises:
             RunError: when the bucket is not there, does not answer or forbids it.
@@ -99,7 +104,7 @@ class BucketPath:
         # What begins with "a/" comes before "a0", the character after the slash; not every server keeps to a range.
         wanted = tensorstore.KvStore.KeyRange(first, first[:-1] + "0") if first else None
         with _explained(f"{self}: cannot be listed"):
-            found = _store(self.scheme, self.bucket, retries).list(wanted).result()
+            found = _store(self.scheme, self.bucket, RETRIES).list(wanted).result()
         return sorted(key.removeprefix(first) for key in map(bytes.decode, found) if key.startswith(first))
 
     def remove(self, keys: Iterable[str]) -> None:
@@ -134,7 +139,7 @@ def place(where: "str | Path | BucketPath", setting: str = "path") -> Place:
 
 
 def names(where: Place) -> set[str]:
-    """What is directly in a place, by name; nothing if it is not there."""
+    """What is directly in a place, by name; nothing if it is not there. For a bucket as reliable as `keys`."""
     if isinstance(where, BucketPath):
         return {key.partition("/")[0] for key in where.keys()}  # noqa: SIM118 - no mapping
     try:
@@ -143,14 +148,28 @@ def names(where: Place) -> set[str]:
         return set()
 
 
-def answers(where: Place) -> None:
-    """Asks a bucket something small, so that what is wrong with it is known in seconds, before there is work to lose.
+def try_out(where: Place, finished: str = "") -> None:
+    """Uses a bucket as a run will, so that what is wrong with it is known in seconds, before there is work to lose.
+
+    Args:
+        where: a directory is not looked at.
+        finished: the object whose presence says that nothing more will be written.
 
     Raises:
-        RunError: when it is not there, does not answer, or does not let these credentials list it.
+        RunError: when it is not there, does not answer, or does not let these credentials read, write, list or remove.
     """
-    if isinstance(where, BucketPath):
-        (where / "manifest.json").keys(ANSWER_RETRIES)
+    if not isinstance(where, BucketPath):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        (where / (finished or "tried")).read_bytes(ANSWER_RETRIES)
+        if finished:
+            return
+    tried = where / f"tried-by-{socket.gethostname()}-{os.getpid()}"
+    tried.write_bytes(b"to see whether this place can be written, listed and removed from\n")
+    listed = tried.name in names(where)
+    tried.unlink()
+    if not listed:
+        raise RunError(f"{where}: cannot be listed{PERMISSIONS}")
 
 
 def kvstore(where: Place, retries: int = RETRIES) -> dict[str, Any]:
@@ -190,5 +209,5 @@ def _explained(what: str) -> Iterator[None]:
         if said.startswith("NOT_FOUND"):
             hint = "; is there such a bucket?"
         elif said.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED")):
-            hint = "; docs/buckets.md says which credentials and which permissions it takes"
+            hint = PERMISSIONS
         raise RunError(f"{what}: {said}{hint}") from error

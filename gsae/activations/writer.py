@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from gsae.activations.store import (
 from gsae.activations.superblocks import GRADIENT
 from gsae.errors import RunError, SettingError
 from gsae.places import Place, names
+
+REQUESTS = 32  # records that are looked for at once
 
 
 class StoreWriter:
@@ -64,8 +67,11 @@ class StoreWriter:
 
     def missing(self) -> list[int]:
         """The superblocks that are not finished."""
-        finished = names(self.path / RECORDS)
-        return [k for k in range(self.identity.num_superblocks) if record_path(self.path, k).name not in finished]
+        listed = names(self.path / RECORDS)  # quick; a bucket's list may lack some
+        others = [k for k in range(self.identity.num_superblocks) if record_path(self.path, k).name not in listed]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            there = pool.map(lambda k: record_path(self.path, k).exists(), others)
+            return [k for k, exists in zip(others, there, strict=True) if not exists]
 
     def write(self, k: int, rows: Mapping[str, np.ndarray], provenance: Mapping[str, np.ndarray]) -> None:
         """Writes superblock k, whole, then its record. Writing it again gives the same bytes.
