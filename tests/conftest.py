@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-import pytest  # noqa: E402 - the variables come first
+import pytest  # the variables come first
 
 
 @pytest.fixture(scope="session")
