@@ -9,10 +9,12 @@ import json
 import logging
 import os
 import re
+import sys
 import threading
 import urllib.request
 from functools import partial
 from http.server import ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
 
 BUCKET, FORBIDDEN = "bucket", "forbidden-bucket"
 
@@ -30,15 +32,14 @@ class Server:
     def __init__(self):
         self.environment, self.requests, self.every, self.refused = {}, [], 0, {}
 
-    def error(self, method, path, buckets):
+    def error(self, method, path, known):
         """The HTTP status of a request that is not to be answered as usual; 0 for all others."""
         self.requests.append(f"{method} {path}")
         if self.every and len(self.requests) % self.every == 0:
             return 503
-        if f"/b/{FORBIDDEN}/" in path or self.refused.get(method, "nothing") in path:
+        if f"/b/{FORBIDDEN}/" in path or (method in self.refused and self.refused[method] in path):
             return 403
-        named = re.search(r"/b/([^/]+)/", path)
-        return 404 if named and named[1] not in buckets else 0
+        return 0 if known else 404
 
 
 @contextlib.contextmanager
@@ -59,15 +60,39 @@ def google_server():
 
         def answer(self, usual):
             with one_at_a_time:  # its storage is not made for several threads
-                status = server.error(self.command, self.path, storage.buckets)
+                bucket, generation = self.bucket_and_generation()
+                self.generation = generation
+                known = bucket is None or bucket in storage.buckets
+                status = server.error(self.command, self.path, known) or self.unmet(generation)
                 if not status:
                     return usual()
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                body = json.dumps({"error": {"code": status, "message": "refused"}}).encode()  # as Google says it
+                said = json.dumps({"error": {"code": status, "message": "refused"}}).encode()  # as Google says it
+                body = b"" if status == 304 else said
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+        def bucket_and_generation(self):
+            """Which bucket a request is about, and the generation of its object: "0" for one that is not there."""
+            url = urlsplit(self.path)
+            found = re.search(r"/b/([^/]+)(?:/o(?:/(.+))?)?$", url.path)
+            bucket, name = found.groups() if found else (None, None)
+            name = unquote(name or parse_qs(url.query).get("name", [""])[0])
+            return bucket, storage.objects.get(bucket, {}).get(name, {}).get("generation", "0")
+
+        def unmet(self, generation):
+            """The status of a condition that does not hold; the package does not look at them, and TensorStore does."""
+            query = parse_qs(urlsplit(self.path).query)
+            if query.get("ifGenerationMatch", [generation]) != [generation]:
+                return 412
+            return 304 if query.get("ifGenerationNotMatch") == [generation] else 0
+
+        def end_headers(self):
+            if self.generation != "0":
+                self.send_header("x-goog-generation", self.generation)
+            super().end_headers()
 
         def do_GET(self):
             self.answer(super().do_GET)
@@ -84,7 +109,14 @@ def google_server():
         def do_DELETE(self):
             self.answer(super().do_DELETE)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, storage)) as http:
+    class Http(ThreadingHTTPServer):
+        request_queue_size = 64  # as many as TensorStore opens at once
+
+        def handle_error(self, *about):
+            if not isinstance(sys.exception(), ConnectionError):  # whoever asked was killed, or wants it no more
+                super().handle_error(*about)
+
+    with Http(("127.0.0.1", 0), partial(Handler, storage)) as http:
         url = f"http://127.0.0.1:{http.server_port}"
         # TensorStore's own variable, and the one of Google's client libraries, which Orbax's requests go through.
         server.environment = {"TENSORSTORE_GCS_HTTP_URL": url, "STORAGE_EMULATOR_HOST": url}

@@ -40,8 +40,8 @@ ARROWS = {
     },
     "export": {"artifacts", "autoencoders.base", "errors", "interop"},
     "training": {
-        "activations.batches", "artifacts", "autoencoders", "collectives", "durations", "errors", "mesh", "processes",
-        "throughput",
+        "activations.batches", "artifacts", "autoencoders", "collectives", "durations", "errors", "mesh", "places",
+        "processes", "throughput",
     },
     "evaluation": {"activations.superblocks", "autoencoders", "errors", "language_models", "mesh", "text"},
     "reports": {"artifacts", "errors", "evaluation.frontier", "evaluation.quality"},

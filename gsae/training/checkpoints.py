@@ -8,7 +8,6 @@ killed process leaves behind does not count.
 import concurrent.futures
 import contextlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,9 @@ from jax.experimental import multihost_utils
 
 from gsae import __version__, artifacts
 from gsae.errors import Interrupted, RunError, SettingError
+from gsae.places import BucketPath, Place
 from gsae.processes.waiting import wait_for_all
+from gsae.training.bucket_shelf import BucketShelf
 from gsae.training.digests import HostShards, digest, digests_of_all, flushed_files, host_copies, verify_files
 from gsae.training.saved_arrays import named_arrays, read_arrays
 from gsae.training.shelves import DirectoryShelf
@@ -26,7 +27,7 @@ STATE = "state"
 
 
 class Checkpoints:
-    """The checkpoints of one training run, in one directory that all processes see.
+    """The checkpoints of one training run, in one directory or place of a bucket that all processes see.
 
     Args:
         directory: where they are; made if missing.
@@ -37,12 +38,13 @@ class Checkpoints:
 
     Raises:
         RunError: when the directory cannot be written.
+        SettingError: for a bucket that Orbax cannot write to.
     """
 
-    def __init__(self, directory: Path, *, every: int, keep: int = 2, keep_every: int = 0, settings: str = ""):
+    def __init__(self, directory: Place, *, every: int, keep: int = 2, keep_every: int = 0, settings: str = ""):
         import orbax.checkpoint as ocp  # heavy: only a run that trains pays for it
 
-        self._shelf = DirectoryShelf(directory)
+        self._shelf = shelf(directory)
         self.directory, self.settings = self._shelf.directory, settings
         self.every, self.keep, self.keep_every = every, keep, keep_every
         self._shelf.prepare()
@@ -88,7 +90,7 @@ class Checkpoints:
                 self._shelf.begin(step)
             wait_for_all("checkpoint")
             copies = host_copies(arrays)
-            self._orbax.save(aside / STATE, args=ocp.args.PyTreeSave(arrays))
+            self._orbax.save(str(aside / STATE), args=ocp.args.PyTreeSave(arrays))
         manifest = {
             "step": step,
             "settings": self.settings,
@@ -140,6 +142,7 @@ class Checkpoints:
             except SettingError:
                 raise
             except Exception as error:  # altered bytes make Orbax and TensorStore raise nearly anything
+                _together(self._shelf.steps)  # a bucket that is out of reach is no damage: raises that
                 problems[step] = _first_line(error)
                 say(f"{self._shelf.path(step)}: damaged, not used ({problems[step]})")
                 continue
@@ -164,7 +167,7 @@ class Checkpoints:
             place = self._shelf.path(step)
             raise RunError(f"{place}: the checkpoint could not be saved ({_first_line(error)})") from error
 
-    def _finish(self, step: int, aside: Path, copies: HostShards, manifest: dict) -> None:
+    def _finish(self, step: int, aside: Place, copies: HostShards, manifest: dict) -> None:
         """In the background: digests, waits for Orbax, publishes, forgets the oldest."""
         with self._explained(step), artifacts.explained(aside):
             try:
@@ -196,7 +199,7 @@ class Checkpoints:
         arrays = _together(lambda: read_arrays(self._shelf.path(step) / STATE, wanted, manifest["arrays"]))
         return jax.tree.unflatten(jax.tree.structure(targets), [arrays[name] for name in wanted]), manifest["about"]
 
-    def _verified_manifest(self, path: Path) -> dict[str, Any]:
+    def _verified_manifest(self, path: Place) -> dict[str, Any]:
         manifest = artifacts.read_manifest(path)
         if manifest is None:
             raise RunError(f"{artifacts.MANIFEST} is missing")
@@ -207,6 +210,11 @@ class Checkpoints:
             allowed = f"{path} was made with other settings; use another --workdir"
             raise SettingError("config", self.settings[:12], allowed)
         return manifest
+
+
+def shelf(directory: Place) -> DirectoryShelf | BucketShelf:
+    """What keeps checkpoints in a directory, or in a place of a bucket."""
+    return BucketShelf(directory) if isinstance(directory, BucketPath) else DirectoryShelf(directory)
 
 
 def _together(work: Callable[[], Any]) -> Any:

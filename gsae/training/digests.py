@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 
 from gsae import artifacts
 from gsae.errors import RunError
+from gsae.places import Place
 
 PEERS_TIMEOUT = 600.0  # seconds that process 0 waits for the digests of the others
 Index = tuple[slice, ...]
@@ -58,19 +59,25 @@ def verify(name: str, array: jax.Array, entry: Mapping[str, Any]) -> None:
             raise RunError(f"the bytes of {name} are not those that were saved: SHA-256 differs")
 
 
-def digests_of_all(aside: Path) -> list[dict[str, dict[str, str]]]:
+def digests_of_all(aside: Place) -> list[dict[str, dict[str, str]]]:
     """The digests that every process wrote, waiting for those of the others."""
     files = [aside / f"digests-{process}.json" for process in range(jax.process_count())]
     deadline = time.monotonic() + PEERS_TIMEOUT
     while not all(file.exists() for file in files):
         if time.monotonic() > deadline:
             raise RunError(f"{aside}: the digests of another process did not appear within {PEERS_TIMEOUT:.0f} s")
-        time.sleep(0.05)
+        time.sleep(0.05 if isinstance(aside, Path) else 1.0)
     return [json.loads(file.read_text()) for file in files]
 
 
-def flushed_files(path: Path) -> dict[str, dict[str, Any]]:
-    """Length and SHA-256 of every file below `path`, flushed to the disk so that a rename publishes what lasts."""
+def flushed_files(path: Place) -> dict[str, dict[str, Any]]:
+    """Length and SHA-256 of every file below `path`, flushed to the disk so that a rename publishes what lasts.
+
+    Nothing for a bucket: its objects last, and would all have to be read back. The digests of the arrays, taken before
+    they were written, tell every alteration that matters.
+    """
+    if not isinstance(path, Path):
+        return {}
     entries = {}
     for file in sorted(path.rglob("*")):
         artifacts.sync_directory(file)  # opens read-only and flushes: as good for a file as for a directory
@@ -80,7 +87,7 @@ def flushed_files(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def verify_files(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+def verify_files(path: Place, entries: Mapping[str, Mapping[str, Any]]) -> None:
     """Compares this process's part of the files with the manifest: no file is read by two.
 
     Raises:
@@ -88,9 +95,11 @@ def verify_files(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
     """
     for name in sorted(entries)[jax.process_index() :: jax.process_count()]:
         file, entry = path / name, entries[name]
-        if not file.is_file():
-            raise RunError(f"{name} is missing")
-        if file.stat().st_size != entry["bytes"] or artifacts.digest_file(file) != entry["sha256"]:
+        try:
+            found = artifacts.described(file)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunError(f"{name} is missing") from error
+        if found["bytes"] != entry["bytes"] or found["sha256"] != entry["sha256"]:
             raise RunError(f"{name} is not what was written: SHA-256 differs")
 
 

@@ -1,13 +1,13 @@
 """The arrays of a checkpoint by name, and back from the disk onto the shardings that are wanted now, verified."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae.errors import RunError
+from gsae.places import Place
 from gsae.training.digests import verify
 
 
@@ -17,14 +17,14 @@ def named_arrays(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="|"): leaf for path, leaf in leaves}
 
 
-def read_arrays(path: Path, targets: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, jax.Array]:
+def read_arrays(path: Place, targets: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The arrays onto the targets' shardings, each compared with its digests."""
     import orbax.checkpoint as ocp
 
     wanted = {name: _as_saved(name, leaf, saved) for name, leaf in targets.items()}
     how = ocp.checkpoint_utils.construct_restore_args(wanted)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        arrays = reader.restore(path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=how))
+        arrays = reader.restore(str(path), args=ocp.args.PyTreeRestore(item=wanted, restore_args=how))
     for name, array in arrays.items():
         verify(name, array, saved[name])
     return arrays

@@ -1,17 +1,19 @@
-"""One of two processes that save and restore a checkpoint together: python two_processes.py PORT PROCESS DIRECTORY."""
+"""One of two processes that save and restore a checkpoint together: python two_processes.py PORT PROCESS PLACE."""
 
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-port, process, directory = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+port, process, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 
 from gsae import mesh as axes  # noqa: E402 - the backend must not start before the processes have met
+from gsae.places import BucketPath, place  # noqa: E402
 from gsae.training.checkpoints import Checkpoints  # noqa: E402
+
+directory = place(directory)
 
 
 def tree_on(mesh, spec, seed):
@@ -28,8 +30,13 @@ from jax.experimental import multihost_utils  # noqa: E402
 
 multihost_utils.sync_global_devices("saved")
 if process == 1:  # one process damages the newest; both must take the other
-    files = (file for file in (directory / "step-000000002" / "state").rglob("*") if file.is_file())
-    file = max(files, key=lambda file: file.stat().st_size)
+    state = directory / "step-000000002" / "state"
+    files = (
+        [state / key for key in state.keys()]  # noqa: SIM118 - no mapping
+        if isinstance(state, BucketPath)
+        else [file for file in state.rglob("*") if file.is_file()]
+    )
+    file = max(files, key=lambda file: len(file.read_bytes()))
     file.write_bytes(file.read_bytes()[:-1])
 multihost_utils.sync_global_devices("damaged")
 for spec in ((None, None, axes.FEATURE), (axes.FEATURE, None, None)):
