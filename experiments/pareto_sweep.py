@@ -99,7 +99,8 @@ def get_config() -> ConfigDict:
     config.activations.devices = 0  # devices beside those of the mesh that make the rows; 0: those of the mesh do
     config.activations.memory_gb = 0.0  # GB that live may need of each device (on CPU, of the host); 0: all there are
     config.activations.statistics_rows = 2_097_152  # the first so many rows give the mean and the scale; 0: all of them
-    config.activations.store = ""  # source "store": its directory; "": <workdir>/activations. Runs may share it
+    # source "store": its directory, gs://bucket/path or s3://...; "": <workdir>/activations. Runs may share it
+    config.activations.store = ""
 
     config.sae = ConfigDict()
     config.sae.width = 256  # features of a point whose width_factor is 1
@@ -155,6 +156,7 @@ def get_config() -> ConfigDict:
     config.training.resampling.rewarmup = "400 steps"  # the learning rate falls to 0.1x and returns along a cosine
     config.training.checkpoint_every = 4000  # steps; 0: only at the end
     config.training.keep_checkpoints = 2  # the newest so many stay
+    config.training.checkpoints = ""  # directory or gs://bucket/path of this run alone; "": <workdir>/checkpoints
 
     config.evaluation = ConfigDict()
     config.evaluation.tokens = 102_400  # held-out tokens at most; 0: all of them

@@ -157,6 +157,7 @@ class TrainingSettings:
     resampling: ResamplingSettings = group()
     checkpoint_every: int = not_negative(operational=True)
     keep_checkpoints: int = positive(operational=True)
+    checkpoints: str = anything(operational=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,9 +19,11 @@ from gsae.config import Config
 from gsae.errors import RunError, SettingError
 from gsae.language_models.sites import Site, names_of
 from gsae.mesh import fetch, make_mesh, split_over
+from gsae.places import Place, place, try_out
 from gsae.processes.terminal import LOG
 from gsae.processes.waiting import dissenter, wait_for_all
 from gsae.text.tokens import TokenStore
+from gsae.training.checkpoints import shelf
 from gsae.training.groups import Group, Point, group_points
 from gsae.training.sinks import require_wandb
 from gsae.training.step import GroupState, initial_state
@@ -49,6 +51,7 @@ class Job:
             except json.JSONDecodeError as error:
                 raise RunError(f"{recorded}: is not readable ({error})") from error
         self._agree()
+        self._check_places()
         recipe.check_mesh(self.config, self.mesh, self.points)
         recipe.step_settings(self.config)
         recipe.resampling(self.config)
@@ -95,6 +98,18 @@ class Job:
     def is_first(self) -> bool:
         """Whether this is the process that writes what one process has to write, and the only one that prints."""
         return jax.process_index() == 0
+
+    def _check_places(self) -> None:
+        """What can be wrong with buckets, known before there is work to lose."""
+        if "://" in self.config.text.store:
+            allowed = (
+                "must be a directory: tokens are read in place; copy it from the bucket, or have it in the workdir"
+            )
+            raise SettingError("config.text.store", self.config.text.store, allowed)
+        shelf(self.checkpoints_path)
+        try_out(self.checkpoints_path)
+        if self.config.activations.source != "live":
+            try_out(self.activations_path, artifacts.MANIFEST)
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -253,14 +268,19 @@ class Job:
         return ActivationStore.open(self.activations_path, self.config.activations.statistics_rows)
 
     @property
-    def activations_path(self) -> Path:
+    def activations_path(self) -> Place:
         """Where the activations to train on are."""
         return self.store_path if self.has_language_model else self.store_path / TRAIN
 
     @property
-    def store_path(self) -> Path:
+    def store_path(self) -> Place:
         """Where the activations are; rows from elsewhere in two parts."""
-        return Path(self.config.activations.store or self.workdir / "activations")
+        return place(self.config.activations.store or self.workdir / "activations", "config.activations.store")
+
+    @property
+    def checkpoints_path(self) -> Place:
+        """Where the checkpoints are."""
+        return place(self.config.training.checkpoints or self.workdir / "checkpoints", "config.training.checkpoints")
 
     @functools.cached_property
     def rows(self) -> Rows:

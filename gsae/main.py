@@ -95,6 +95,9 @@ def run(arguments: Sequence[str]) -> None:
 
     logging.set_verbosity(logging.WARNING)  # jax reports every accelerator that it does not find
     experiment = config_path().stem
+    if "://" in (_WORKDIR.value or ""):
+        allowed = "must be a directory, for example of a bucket mounted by gcsfuse; store and checkpoints may be URLs"
+        fail(f"--workdir = {_WORKDIR.value!r}: {allowed}", SettingError.exit_code)
     workdir = Path(_WORKDIR.value or Path("runs") / experiment)
     try:
         processes = config.parse_processes(_CONFIG.value)

@@ -140,7 +140,7 @@ def train(job: Job) -> None:
         # Closed whatever happens, Ctrl-C while the statistics are made included: it would finish its superblock first.
         contextlib.closing(job.producer) if job.producer else contextlib.nullcontext(),
         Checkpoints(
-            job.workdir / "checkpoints",
+            job.checkpoints_path,
             every=settings.checkpoint_every,
             keep=settings.keep_checkpoints,
             settings=identity,

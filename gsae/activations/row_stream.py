@@ -58,6 +58,9 @@ def import_rows(
             (naming which of the batches), or when there are fewer rows than a superblock.
         RunError: naming the batch and the row that is not finite; when the disk is full.
     """
+    if "://" in str(path):
+        allowed = "must be a directory, which appears by renaming when it is finished; copy it to a bucket afterwards"
+        raise SettingError("path", str(path), allowed)
     path = Path(path)
     if path.exists():
         raise SettingError("path", str(path), "is there already; delete it or choose another directory")

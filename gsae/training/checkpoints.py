@@ -20,7 +20,7 @@ from gsae.places import BucketPath, Place
 from gsae.processes.waiting import wait_for_all
 from gsae.training.bucket_shelf import BucketShelf
 from gsae.training.digests import HostShards, digest, digests_of_all, flushed_files, host_copies, verify_files
-from gsae.training.saved_arrays import named_arrays, read_arrays
+from gsae.training.saved_arrays import named_arrays, read_arrays, verify_arrays
 from gsae.training.shelves import DirectoryShelf
 
 STATE = "state"
@@ -197,6 +197,7 @@ class Checkpoints:
         wanted = named_arrays(targets)
         manifest = _together(lambda: self._verified_manifest(self._shelf.path(step)))
         arrays = _together(lambda: read_arrays(self._shelf.path(step) / STATE, wanted, manifest["arrays"]))
+        _together(lambda: verify_arrays(arrays, manifest["arrays"]))
         return jax.tree.unflatten(jax.tree.structure(targets), [arrays[name] for name in wanted]), manifest["about"]
 
     def _verified_manifest(self, path: Place) -> dict[str, Any]:

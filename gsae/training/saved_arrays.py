@@ -18,16 +18,32 @@ def named_arrays(tree: Any) -> dict[str, Any]:
 
 
 def read_arrays(path: Place, targets: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The arrays onto the targets' shardings, each compared with its digests."""
+    """The arrays onto the targets' shardings, as they are; `verify_arrays` compares them with their digests."""
     import orbax.checkpoint as ocp
 
     wanted = {name: _as_saved(name, leaf, saved) for name, leaf in targets.items()}
     how = ocp.checkpoint_utils.construct_restore_args(wanted)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        arrays = reader.restore(str(path), args=ocp.args.PyTreeRestore(item=wanted, restore_args=how))
+    # Each process for itself: Orbax would have them meet afterwards, where one that found a shard damaged never comes.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=alone) as reader:
+        return reader.restore(str(path), args=ocp.args.PyTreeRestore(item=wanted, restore_args=how))
+
+
+def verify_arrays(arrays: Mapping[str, jax.Array], saved: Mapping[str, Any]) -> None:
+    """Compares every array with its digests.
+
+    Raises:
+        RunError: naming the first one that differs, after all were compared: it may take all processes to compare one.
+    """
+    problems = []
     for name, array in arrays.items():
-        verify(name, array, saved[name])
-    return arrays
+        try:
+            verify(name, array, saved[name])
+        except RunError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
 
 
 def _as_saved(name: str, leaf: Any, saved: Mapping[str, Any]) -> jax.ShapeDtypeStruct:

@@ -127,7 +127,7 @@ def test_out_of_reach_is_not_damaged(saved, google):
             with pytest.raises(RunError, match="PERMISSION_DENIED"):
                 checkpoints.restore_newest(states[10])
             google.refused = {"POST": BUCKET}
-            with pytest.raises(RunError, match="step-000000030.*(could not be saved|cannot be)") as error:
+            with pytest.raises(RunError, match=r"step-000000030.*(could not be saved|cannot be)") as error:
                 checkpoints.save(30, states[10])
                 checkpoints.wait()
             assert "\n" not in str(error.value)

@@ -37,7 +37,7 @@ if process == 1:  # one process damages the newest; both must take the other
         else [file for file in state.rglob("*") if file.is_file()]
     )
     file = max(files, key=lambda file: len(file.read_bytes()))
-    file.write_bytes(file.read_bytes()[:-1])
+    file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
 multihost_utils.sync_global_devices("damaged")
 for spec in ((None, None, axes.FEATURE), (axes.FEATURE, None, None)):
     with Checkpoints(directory, every=1) as checkpoints:
