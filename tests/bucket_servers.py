@@ -1,5 +1,7 @@
 """Local object stores that tests start: a server of Google's JSON interface, and one of Amazon's S3.
 
+    python tests/bucket_servers.py COMMAND ...    runs a command that finds them, each with a bucket called "bucket"
+
 What runs against them finds them by the environment variables of the libraries that make the requests: no code of ours
 knows that they are not the real ones.
 """
@@ -9,6 +11,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
 import urllib.request
@@ -57,6 +60,7 @@ def google_server():
     class Handler(RequestHandler):
         protocol_version = "HTTP/1.1"  # connections are kept, as the real server does
         disable_nagle_algorithm = True  # or each answer on a kept connection takes 40 ms
+        generation = "0"  # of the object that is asked for
 
         def answer(self, usual):
             with one_at_a_time:  # its storage is not made for several threads
@@ -158,3 +162,8 @@ def found_by_this_process(server):
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+if __name__ == "__main__":
+    with google_server() as google, amazon_server() as amazon:
+        sys.exit(subprocess.call(sys.argv[1:], env=os.environ | google.environment | amazon.environment))

@@ -107,5 +107,7 @@ def test_no_traceback_for_it_on_the_command_line(google, tmp_path):
         code, said = run(texts, tmp_path / "run", **changes)
         lines = [line for line in said.splitlines() if "google_auth_provider" not in line]  # TensorStore's own remark
         assert code == expected and len(lines) == 1 and lines[0].startswith("gsae: "), said
-    code, said = run(texts, f"gs://{BUCKET}/run")
-    assert code == 2 and "--workdir = 'gs://bucket/run': must be a directory" in said
+    with open(tmp_path / "log", "w+") as log:
+        assert start(texts, f"gs://{BUCKET}/run", log).wait(300) == 2
+        log.seek(0)
+        assert log.read().startswith("gsae: --workdir = 'gs://bucket/run': must be a directory")
