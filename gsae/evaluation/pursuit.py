@@ -1,0 +1,184 @@
+"""Inference-time optimisation: sparse codes found for a given dictionary, the encoder ignored.
+
+Non-negative gradient pursuit (Blumensath & Davies 2008, Gradient Pursuits; used so in the Gated SAE paper, 2404.16014,
+appendix on inference-time optimisation). With y = x - b_dec and w = 0, repeat:
+
+    r = y - w W_dec;  s = r W_dec^T;  the support takes in argmax s, while some s > 0 and there is room
+    g = s on the support;  c = g W_dec;  w = max(0, w + (c.r / c.c) g)
+
+Only s is a product over all features. The support is kept as K places of (feature, weight), so that r and c are sums of
+at most K rows of the decoder, and c.r is |g|^2. Choosing the largest s asks for unit vectors: those of the dictionary
+are scaled to unit norm first and the weights back afterwards, so any decoder will do.
+
+Axes: B tokens, D activation width, F features, K places.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gsae.autoencoders.linear import row_norms
+from gsae.evaluation.metrics import rows_at_once
+
+CLIPPED = ("stay", "leave")  # what becomes of a feature in the support whose weight is clipped to zero
+
+
+class Codes(NamedTuple):
+    """Sparse codes: in each of K places a feature and its weight; weight 0 where a place stands for nothing.
+
+    Attributes:
+        features_BK: int32, each at most once a token among the places with weight.
+        weights_BK: at least 0.
+    """
+
+    features_BK: jax.Array
+    weights_BK: jax.Array
+
+    def dense(self, features: int) -> jax.Array:
+        """The same as feature activations [B, F]."""
+        tokens_B1 = jnp.arange(self.weights_BK.shape[0])[:, None]
+        zeros_BF = jnp.zeros((self.weights_BK.shape[0], features), self.weights_BK.dtype)
+        return zeros_BF.at[tokens_B1, self.features_BK].add(self.weights_BK)
+
+
+@partial(jax.jit, static_argnames=("places", "clipped"))
+def pursue(
+    y_BD: jax.Array,
+    W_dec_FD: jax.Array,
+    *,
+    places: int,
+    max_l0: jax.Array | int | None = None,
+    iterations: jax.Array | int | None = None,
+    clipped: str = "stay",
+) -> Codes:
+    """Non-negative gradient pursuit, for all tokens at once; in chunks of tokens, one compiled program.
+
+    Args:
+        y_BD: activations less b_dec; float32 or wider.
+        W_dec_FD: the dictionary; vectors of norm zero are never chosen.
+        places: K, static: no support can be larger.
+        max_l0: features in a support at most; K if None. A traced number: sweeping it compiles nothing again.
+        iterations: updates of the weights; `max_l0` if None. With more of them than that the weights are improved on a
+            full support; with fewer the support cannot fill. Traced too.
+        clipped: "stay": a feature whose weight is clipped to zero stays in the support and may grow again, as in
+            dictionary_learning. "leave": it makes room for another, and can be chosen again.
+
+    Returns:
+        The codes. A token whose residual is zero, or has a positive product with no feature of the dictionary, takes in
+        nothing more; if its support is empty, its code is zero.
+
+    Raises:
+        ValueError: for another word than `clipped` knows, or no places.
+    """
+    if clipped not in CLIPPED:
+        raise ValueError(f"clipped = {clipped!r}: must be one of {', '.join(CLIPPED)}")
+    if places < 1:
+        raise ValueError(f"places = {places}: must be at least 1")
+    max_l0 = jnp.minimum(jnp.asarray(places if max_l0 is None else max_l0, jnp.int32), places)
+    iterations = max_l0 if iterations is None else jnp.asarray(iterations, jnp.int32)
+    real = jnp.promote_types(y_BD.dtype, jnp.float32)
+    norms_F = row_norms(W_dec_FD.astype(real))
+    atoms_FD = W_dec_FD.astype(real) / jnp.where(norms_F > 0, norms_F, 1)[:, None]
+    # Transposed once: XLA's CPU backend multiplies a transposed operand at half its speed.
+    atoms_DF = jax.lax.optimization_barrier(atoms_FD.T)
+
+    tokens = y_BD.shape[0]
+    chunk = max(min(rows_at_once(W_dec_FD.shape[0]), tokens), 1)
+    y_NCD = jnp.pad(y_BD.astype(real), ((0, -tokens % chunk), (0, 0))).reshape(-1, chunk, y_BD.shape[-1])
+
+    def one_chunk(y_CD: jax.Array) -> Codes:
+        return _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, clipped == "stay")
+
+    features_NCK, weights_NCK = jax.lax.map(one_chunk, y_NCD)
+    features_BK = features_NCK.reshape(-1, places)[:tokens]
+    norms_BK = norms_F[features_BK]
+    weights_BK = weights_NCK.reshape(-1, places)[:tokens] / jnp.where(norms_BK > 0, norms_BK, 1)
+    return Codes(features_BK, weights_BK)
+
+
+def _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, stay) -> Codes:
+    tokens_C, places_K = jnp.arange(y_CD.shape[0]), jnp.arange(places)
+
+    def combined(features_CK: jax.Array, weights_CK: jax.Array, used: jax.Array) -> jax.Array:
+        """The sum of the vectors in the first `used` places, each times its weight: row by row, nothing is copied."""
+
+        def add(k: jax.Array, sum_CD: jax.Array) -> jax.Array:
+            return sum_CD + weights_CK[:, k, None] * atoms_FD[features_CK[:, k]]
+
+        return jax.lax.fori_loop(0, used, add, jnp.zeros_like(y_CD))
+
+    def update(i: jax.Array, state: tuple) -> tuple:
+        features_CK, weights_CK, taken_CK, r_CD = state
+        s_CF = r_CD @ atoms_DF
+        best_C, highest_C = _argmax(s_CF)
+        # In the first free place, if it is not in the support yet.
+        known_C = jnp.any(taken_CK & (features_CK == best_C[:, None]), axis=1)
+        wanted_C = (highest_C > 0) & ~known_C & (jnp.sum(taken_CK, axis=1) < max_l0)
+        new_CK = wanted_C[:, None] & (places_K == jnp.argmin(taken_CK, axis=1)[:, None])
+        features_CK = jnp.where(new_CK, best_C[:, None], features_CK)
+        taken_CK |= new_CK
+
+        g_CK = jnp.where(taken_CK, s_CF[tokens_C[:, None], features_CK], 0)
+        used = jnp.minimum(i + 1, places)  # one place is taken an iteration, at most
+        c_CD = combined(features_CK, g_CK, used)
+        c_dot_r_C, c_dot_c_C = jnp.sum(jnp.square(g_CK), axis=1), jnp.sum(jnp.square(c_CD), axis=1)
+        step_C = jnp.where(c_dot_c_C > 0, c_dot_r_C / jnp.where(c_dot_c_C > 0, c_dot_c_C, 1), 0)
+        weights_CK = jnp.maximum(weights_CK + step_C[:, None] * g_CK, 0)
+        if not stay:
+            taken_CK &= weights_CK > 0
+        return features_CK, weights_CK, taken_CK, y_CD - combined(features_CK, weights_CK, used)
+
+    nothing_CK = jnp.zeros((y_CD.shape[0], places), jnp.int32)
+    start = (nothing_CK, nothing_CK.astype(y_CD.dtype), nothing_CK > 0, y_CD)
+    features_CK, weights_CK, _, _ = jax.lax.fori_loop(0, iterations, update, start)
+    return Codes(features_CK, weights_CK)
+
+
+def _argmax(s_CF: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where each row is highest (first of equals), and how high: two plain reductions, which XLA makes fast on CPU."""
+    highest_C = jnp.max(s_CF, axis=1)
+    index_F = jnp.arange(s_CF.shape[1], dtype=jnp.int32)
+    best_C = jnp.min(jnp.where(s_CF == highest_C[:, None], index_F, s_CF.shape[1] - 1), axis=1)
+    return best_C, highest_C
+
+
+@flax.struct.dataclass
+class Pursued:
+    """An autoencoder whose encoder is replaced by pursuit: what `evaluate` takes in a member's place.
+
+    Attributes:
+        autoencoder: the trained one; only its decoder is used.
+        max_l0: int32 scalar array, the cap on L0.
+        iterations: int32 scalar array.
+        places: at least the largest `max_l0`; members that share it share a program.
+        clipped: as in `pursue`.
+    """
+
+    autoencoder: Any
+    max_l0: jax.Array
+    iterations: jax.Array
+    places: int = flax.struct.field(pytree_node=False)
+    clipped: str = flax.struct.field(pytree_node=False, default="stay")
+
+    @property
+    def W_dec(self) -> jax.Array:
+        """The dictionary, [F, D]."""
+        return self.autoencoder.W_dec
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """Feature activations by pursuit: [..., D] -> [..., F]."""
+        y_BD = (x - self.autoencoder.b_dec).reshape(-1, x.shape[-1])
+        how = {"places": self.places, "max_l0": self.max_l0, "iterations": self.iterations, "clipped": self.clipped}
+        f_BF = pursue(y_BD, self.W_dec, **how).dense(self.W_dec.shape[0])
+        return f_BF.reshape(*x.shape[:-1], -1)
+
+    def decode(self, f: jax.Array) -> jax.Array:
+        """As the autoencoder does: [..., F] -> [..., D]."""
+        return self.autoencoder.decode(f)
+
+    def active(self, f: jax.Array) -> jax.Array:
+        """Which features fire: bool, the shape of f."""
+        return f > 0

@@ -1,0 +1,103 @@
+"""Gradient pursuit against a literal transcription in numpy, and in torch by dictionary_learning."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsae.autoencoders.gated import Gated, GatedOptions
+from gsae.evaluation.metrics import Sums, reconstruct
+from gsae.evaluation.pursuit import Pursued, pursue
+
+B, D, F = 24, 12, 40
+
+
+def literal(y, W, max_l0, iterations, clipped):
+    """The algorithm, token by token, dense, float64: [F] a token."""
+    codes = np.zeros((len(y), len(W)))
+    for code, token in zip(codes, y, strict=True):
+        support = []
+        for _ in range(iterations):
+            r = token - code @ W
+            s = W @ r
+            best = int(np.argmax(s))
+            if s[best] > 0 and best not in support and len(support) < max_l0:
+                support.append(best)
+            g = np.zeros(len(W))
+            g[support] = s[support]
+            c = g @ W
+            step = (c @ r) / (c @ c) if c @ c > 0 else 0.0
+            code[:] = np.maximum(0, code + step * g)
+            if clipped == "leave":
+                support = [i for i in support if code[i] > 0]
+    return codes
+
+
+@pytest.fixture
+def data():
+    draws = np.random.default_rng(0)
+    W = draws.standard_normal((F, D)) + 1.5  # alike, so that weights are clipped
+    return draws.standard_normal((B, D)) + 0.5, W / np.linalg.norm(W, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("clipped", ["stay", "leave"])
+@pytest.mark.parametrize(("max_l0", "iterations"), [(1, 1), (6, 6), (6, 25), (10, 4)])
+def test_equals_the_literal_algorithm(data, clipped, max_l0, iterations):
+    y, W = data
+    with jax.enable_x64(True):
+        codes = pursue(y, W, places=10, max_l0=max_l0, iterations=iterations, clipped=clipped)
+        found = np.asarray(codes.dense(F))
+    np.testing.assert_allclose(found, literal(y, W, max_l0, iterations, clipped), atol=1e-10)
+    assert (found > 0).sum(1).max() <= max_l0
+
+
+def test_the_choice_about_clipped_features_matters(data):
+    y, W = data
+    assert np.abs(literal(y, W, 10, 10, "stay") - literal(y, W, 10, 10, "leave")).max() > 1e-3
+
+
+def test_a_zero_residual_divides_by_nothing():
+    W = np.eye(4, dtype=np.float32)
+    y = np.array([[2, 0, 0, 0], [0, 0, 0, 0], [-1, -1, -1, -1]], np.float32)
+    found = pursue(y, W, places=3, iterations=8).dense(4)
+    np.testing.assert_array_equal(found, [[2, 0, 0, 0], [0] * 4, [0] * 4])
+
+
+def test_float32_and_any_norms_and_dead_vectors(data):
+    y, W = data
+    norms = np.random.default_rng(1).uniform(0.2, 3, (F, 1))
+    expected = literal(y, W, 5, 5, "stay")
+    W = np.concatenate([W * norms, np.zeros((1, D))]).astype(np.float32)
+    found = np.asarray(pursue(y.astype(np.float32), W, places=5).dense(F + 1))
+    np.testing.assert_allclose(found[:, :F] * norms[:, 0], expected, atol=2e-5)
+    assert not found[:, F].any()
+
+
+def test_wrong_words_are_refused(data):
+    with pytest.raises(ValueError, match="stay, leave"):
+        pursue(*data, places=3, clipped="go")
+    with pytest.raises(ValueError, match="at least 1"):
+        pursue(*data, places=0)
+
+
+def test_it_takes_the_encoders_place_in_an_evaluation():
+    sae = Gated.initialise(jax.random.key(0), D, F, GatedOptions())
+    x_BTD = jax.random.normal(jax.random.key(1), (2, 300, D)) + 1
+    errors = []
+    for l0 in (1, 4, 8):
+        member = Pursued(sae, jnp.int32(l0), jnp.int32(l0), places=8)
+        shift = jnp.zeros(D)
+        sums = Sums(np.zeros(D))
+        sums.add(jax.device_get(reconstruct(member, x_BTD, jnp.ones((2, 300), bool), shift)[1]))
+        assert sums.metrics()["l0"] <= l0
+        errors.append(sums.metrics()["fvu"])
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parity
+def test_equals_dictionary_learning(data):
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("dictionary_learning.grad_pursuit")
+    y, W = (array.astype(np.float32) for array in data)
+    expected = theirs.grad_pursuit(torch.tensor(y), torch.tensor(W.T.copy()), target_l0=8).numpy()
+    np.testing.assert_allclose(pursue(y, W, places=8).dense(F), expected, atol=2e-5)
