@@ -12,7 +12,7 @@ from gsae.autoencoders import linear
 from gsae.autoencoders.context import Context
 from gsae.errors import SettingError
 
-RECONSTRUCTION_SCALES = ("sum", "width")
+RECONSTRUCTION_SCALES = ("sum", "width", "width_and_norm")
 
 
 def parameter(*, feature_axis: int | None, trained: bool = True, optional: bool = False) -> Any:
@@ -33,7 +33,8 @@ class CommonOptions:
 
     Attributes:
         reconstruction_scale: "sum" for per-example sums of squares, "width" to divide them by D, as the paper's code
-            does.
+            does, "width_and_norm" to divide them by D and by the batch's mean norm of what is reconstructed, as it does
+            for the baselines on Pythia and Gemma.
         decoder_transpose_init: start from W_enc = W_dec^T, or from unit encoder vectors of their own.
     """
 
@@ -49,9 +50,21 @@ class CommonOptions:
             allowed = "must be one of " + ", ".join(RECONSTRUCTION_SCALES)
             raise SettingError("config.sae.reconstruction_scale", self.reconstruction_scale, allowed)
 
-    def error_scale(self, activation_width: int) -> float:
-        """What the squared-error terms of the loss are multiplied by."""
-        return 1.0 / activation_width if self.reconstruction_scale == "width" else 1.0
+    def error_scale(self, target_BD: jax.Array) -> jax.Array | float:
+        """What the squared-error terms of the loss are multiplied by, given what is reconstructed."""
+        if self.reconstruction_scale == "sum":
+            return 1.0
+        if self.reconstruction_scale == "width":
+            return 1.0 / target_BD.shape[-1]
+        target_BD = target_BD.astype(jnp.promote_types(target_BD.dtype, jnp.float32))
+        return 1.0 / (target_BD.shape[-1] * jnp.mean(jnp.sqrt(jnp.sum(jnp.square(target_BD), axis=-1))))
+
+    def variant(self) -> str:
+        """What sets the architecture apart from its plain form, in words, "" for nothing.
+
+        Not the loss's scale and the start: a different unit of lambda, and another way to the same kind.
+        """
+        return ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +77,10 @@ class Options(CommonOptions):
     """
 
     ri_l1: bool = False
+
+    def variant(self) -> str:
+        """What sets it apart from the plain form, in words."""
+        return "RI-L1" if self.ri_l1 else ""
 
 
 class _FeatureAxes:
@@ -81,6 +98,7 @@ class Autoencoder:
     """Base of the architectures: frozen dataclasses of arrays, written for one member, and pure functions on them."""
 
     Options: ClassVar[type[CommonOptions]] = Options
+    STARTS_FROM: ClassVar[type["Autoencoder"] | None] = None  # whose trained weights it begins with, if any
     feature_axes = _FeatureAxes()
     # Where a loaded one comes from (site, language model ...): plain values. No part of the pytree: the
     # very object that was loaded has it, copies (`replace`, jax's transformations) have none.
@@ -196,6 +214,11 @@ class Autoencoder:
     @classmethod
     def initialise(cls, key: jax.Array, activation_width: int, features: int, options: Any) -> Self:
         """A fresh one, float32."""
+        raise NotImplementedError
+
+    @classmethod
+    def starting_from(cls, trained: "Autoencoder", options: Any) -> Self:
+        """The one that begins as `trained` (of the class `STARTS_FROM`) left off."""
         raise NotImplementedError
 
     def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:

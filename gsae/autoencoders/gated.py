@@ -29,6 +29,15 @@ class GatedOptions(base.Options):
     r_mag: bool = True
     frozen_decoder: bool = True
 
+    def variant(self) -> str:
+        """What sets it apart from the paper's, in words."""
+        words = {
+            "untied": not self.tied,
+            "no r_mag": self.tied and not self.r_mag,
+            "unfrozen decoder": not self.frozen_decoder,
+        }
+        return ", ".join([word for word, holds in words.items() if holds] + [super().variant()] * self.ri_l1)
+
 
 @flax.struct.dataclass
 class Gated(base.Autoencoder):
@@ -94,7 +103,7 @@ class Gated(base.Autoencoder):
             W_dec_FD, b_dec_D = stop_gradient((W_dec_FD, b_dec_D))
         x_hat_gate_BD = linear.decode(f_gate_BF, W_dec_FD, context.compute_dtype) + b_dec_D
 
-        error_scale = self.options.error_scale(target_BD.shape[-1])
+        error_scale = self.options.error_scale(target_BD)
         reconstruction = error_scale * mean_squared_norm(target_BD - x_hat_BD)
         sparsity = context.sparsity_coefficient * self.sparsity_penalty(f_gate_BF)
         auxiliary = error_scale * mean_squared_norm(target_BD - x_hat_gate_BD)

@@ -7,10 +7,16 @@ from typing import Any
 from gsae.autoencoders.base import Autoencoder, CommonOptions
 from gsae.autoencoders.gated import Gated
 from gsae.autoencoders.jumprelu import JumpReLU
+from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
 from gsae.errors import SettingError
 
-ARCHITECTURES: Mapping[str, type[Autoencoder]] = {"gated": Gated, "jumprelu": JumpReLU, "standard": Standard}
+ARCHITECTURES: Mapping[str, type[Autoencoder]] = {
+    "gated": Gated,
+    "jumprelu": JumpReLU,
+    "standard": Standard,
+    "rescaled_standard": RescaledStandard,
+}
 
 
 def architecture(name: str) -> type[Autoencoder]:

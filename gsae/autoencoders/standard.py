@@ -46,7 +46,7 @@ class Standard(base.Autoencoder):
         f_BF = self.encode(x_BD, context)
         x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
 
-        reconstruction = self.options.error_scale(target_BD.shape[-1]) * mean_squared_norm(target_BD - x_hat_BD)
+        reconstruction = self.options.error_scale(target_BD) * mean_squared_norm(target_BD - x_hat_BD)
         sparsity = context.sparsity_coefficient * self.sparsity_penalty(f_BF)
 
         stats = reconstruction_statistics(target_BD, x_hat_BD, self.fired(f_BF))

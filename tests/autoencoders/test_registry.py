@@ -18,6 +18,7 @@ EVERY = [
         {},
         *({o: not v} for o, v in vars(cls.Options()).items() if isinstance(v, bool)),
         {"reconstruction_scale": "width"},
+        {"reconstruction_scale": "width_and_norm"},
     ]
 ]
 
@@ -39,7 +40,8 @@ def test_declarations_agree_with_the_arrays(sae):
         assert [i for i, size in enumerate(array.shape) if size == F] == ([] if axis is None else [axis]), name
         spec = PartitionSpec(*("feature" if i == axis else None for i in range(array.ndim)))
         assert getattr(sae.partition_specs(), name) == spec
-    assert set(sae.trained_fields()) == set(sae.feature_axes)
+    frozen = {"W_enc", "W_dec", "b_enc", "b_dec"} if sae.STARTS_FROM else set()
+    assert set(sae.trained_fields()) == set(sae.feature_axes) - frozen
     assert len(jax.tree.leaves(sae)) == len(sae.feature_axes)
     assert sae.unit_norm_fields() == (() if getattr(sae.options, "ri_l1", False) else ("W_dec",))
 
@@ -78,6 +80,9 @@ def test_revive(sae):
     dead_F = jnp.arange(F) % 3 == 0
     directions_FD = jnp.where(dead_F[:, None], jnp.eye(F, D) + 1, jnp.nan)  # not read where alive
     revived = sae.revive(dead_F, directions_FD, 0.2)
+    if sae.STARTS_FROM:  # frozen
+        assert revived is sae
+        return
     for name, axis in sae.feature_axes.items():
         old, new = (np.asarray(getattr(s, name)) for s in (sae, revived))
         if axis is None:
@@ -145,7 +150,8 @@ def test_names():
     for name, cls in ARCHITECTURES.items():
         assert architecture_name(cls.initialise(jax.random.key(0), 4, 8, cls.Options())) == name
     with pytest.raises(
-        SettingError, match=r"config.sae.architecture = 'topp': must be one of gated, jumprelu, standard"
+        SettingError,
+        match=r"config.sae.architecture = 'topp': must be one of gated, jumprelu, rescaled_standard, standard",
     ):
         architecture("topp")
 
