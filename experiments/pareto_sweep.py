@@ -107,6 +107,8 @@ def get_config() -> ConfigDict:
     config.sae.normalisation = "mean_squared_norm"  # inputs scaled to unit mean squared norm; | "none"
     config.sae.decoder_bias = "zeros"  # initial b_dec: "zeros" | "mean" of the activations
     config.sae.compute_dtype = "auto"  # of the large products: "float32" | "bfloat16"; "auto": float32 on CPU only
+    # the directory of a finished run, for architectures that begin with its weights (rescaled_standard); else ""
+    config.sae.start_from = ""
 
     # The points: each entry is the product of its tuples. Add entries freely; points that can share a program do.
     config.sweep = ConfigDict()
@@ -123,6 +125,7 @@ def get_config() -> ConfigDict:
     config.sweep.gated.options.frozen_decoder = True  # the auxiliary loss decodes through a stopped decoder
     config.sweep.gated.options.ri_l1 = False  # weigh the penalty by decoder norms instead of holding them at one
     config.sweep.gated.options.reconstruction_scale = "sum"  # squared errors summed over the width, | "width": averaged
+    # | "width_and_norm": averaged, and divided by the mean norm of the activations
     config.sweep.gated.options.decoder_transpose_init = True  # W_enc = W_dec^T at the start
 
     config.sweep.standard = ConfigDict()

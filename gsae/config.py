@@ -113,6 +113,7 @@ class SaeSettings:
     normalisation: str = one_of("mean_squared_norm", "none")
     decoder_bias: str = one_of("zeros", "mean")
     compute_dtype: str = one_of("auto", "float32", "bfloat16")
+    start_from: str = anything()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from gsae import artifacts, recipe, schema
 from gsae.activations.row_import import HELD_OUT, TRAIN
 from gsae.activations.rows import Rows
+from gsae.autoencoders.registry import architecture
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
 from gsae.language_models.sites import Site, names_of
@@ -23,7 +24,9 @@ from gsae.places import Place, place, try_out
 from gsae.processes.terminal import LOG
 from gsae.processes.waiting import dissenter, wait_for_all
 from gsae.text.tokens import TokenStore
+from gsae.training import starting
 from gsae.training.checkpoints import shelf
+from gsae.training.cost import cost_of_update
 from gsae.training.groups import Group, Point, group_points
 from gsae.training.sinks import require_wandb
 from gsae.training.step import GroupState, initial_state
@@ -53,6 +56,7 @@ class Job:
         self._agree()
         self._check_places()
         recipe.check_mesh(self.config, self.mesh, self.points)
+        starting.check(self.points, self.config.sae.start_from)
         recipe.step_settings(self.config)
         recipe.resampling(self.config)
         require_wandb(self.config.logging.wandb_project)
@@ -342,6 +346,8 @@ class Job:
     def initial_state(self, group: Group) -> GroupState:
         """The state of a group before step 0, its decoder bias where the settings want it."""
         state = initial_state(group, self.activations.width(group.site), self.mesh)
+        if architecture(group.architecture).STARTS_FROM:
+            return starting.start_trained(group, state, self.config.sae.start_from, self.input_scale(group.site))
         if self.config.sae.decoder_bias == "zeros":
             return state
         mean_D = self.activations.statistics(group.site)["mean"] * self.input_scale(group.site)
@@ -350,6 +356,11 @@ class Job:
         b_dec_SD = jax.make_array_from_callback(old_SD.shape, old_SD.sharding, lambda index: value_SD[index])
         autoencoder = dataclasses.replace(state.autoencoder, b_dec=b_dec_SD)
         return dataclasses.replace(state, autoencoder=autoencoder)
+
+    def cost(self, group: Group) -> dict[str, float]:
+        """What an update of one point of the group costs."""
+        settings = recipe.step_settings(self.config, self.input_scale(group.site))
+        return cost_of_update(group, settings, self.activations.width(group.site), self.mesh)
 
     def took(self, name: str, seconds: float) -> None:
         """Adds to the time budget."""

@@ -171,9 +171,10 @@ def train(job: Job) -> None:
         )
     if job.producer:
         print(f"live: {job.producer.describe()}")
+    costs = {point: job.cost(group) for group in job.groups for point in group.points}
     for point, take, status in job.members(states, member_on_host):
         about = {**recipe.describe(config, point), **recipe.origin(config), "input_scale": job.input_scale(point.site)}
-        about |= {"status": status, "training": identity}
+        about |= {**costs[point], "status": status, "training": identity}
         autoencoder = take()
         if autoencoder is not None:  # in process 0
             save(autoencoder, job.autoencoder_path(point), about)
@@ -209,7 +210,7 @@ def evaluate(job: Job) -> None:
         "tokens": job.held_out.fingerprint,
         "settings": {name: getattr(settings, name) for name in JUDGED_BY},
     }
-    members, digests = {}, {}
+    members, digests, costs = {}, {}, {}
     for point in job.points:
         path = job.autoencoder_path(point)
         manifest = artifacts.read_manifest(path)
@@ -218,12 +219,13 @@ def evaluate(job: Job) -> None:
         digests[point.name] = {**made_from, "weights": manifest["files"]}
         if not _is_evaluated(job, point, digests[point.name]):
             members[point.name] = (point, functools.partial(load_on_host, path), read_metadata(path)["status"])
+            costs[point.name] = {name: read_metadata(path).get(name) for name in ("flops_a_step", "products_a_step")}
 
     def keep(result: Any) -> None:
         if jax.process_index() > 0:  # every process has the same
             return
         point, _, status = members[result.name]
-        row = {**recipe.describe(job.config, point), **result.metrics, "status": status}
+        row = {**recipe.describe(job.config, point), **costs[point.name], **result.metrics, "status": status}
         with artifacts.publish(job.evaluation_path(point), {"made_from": digests[point.name]}) as folder:
             artifacts.write_json(folder / "row.json", {name: _json(value) for name, value in row.items()})
             np.save(folder / "density.npy", result.density)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gsae import mesh as axes
 from gsae import schema
-from gsae.autoencoders.registry import make_options
+from gsae.autoencoders.registry import architecture, architecture_name_of, make_options
 from gsae.config import Config, SweepEntry
 from gsae.durations import duration_in_steps
 from gsae.errors import SettingError
@@ -226,9 +226,12 @@ def identity(config: Config, rows_fingerprint: str) -> dict[str, Any]:
 def describe(config: Config, point: Point) -> dict[str, Any]:
     """The columns of results.csv that say which point a row is about."""
     site = None if config.activations.source == "rows" else Site.parse(point.site)
+    start = architecture(point.architecture).STARTS_FROM
     return {
         "point": point.name,
         "architecture": point.architecture,
+        "variant": point.options.variant(),
+        "starts_from": architecture_name_of(start) if start else "",
         "layer": site.layer if site else None,
         "site": site.name if site else point.site,
         "width": point.width,

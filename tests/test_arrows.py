@@ -54,9 +54,9 @@ ARROWS = {
     },
     "job": {
         "activations.capture", "activations.fitting", "activations.live", "activations.live_together",
-        "activations.row_import", "activations.rows", "activations.store", "artifacts", "config", "errors",
-        "language_models", "memory", "mesh", "places", "processes", "recipe", "schema", "text.tokens",
-        "training",
+        "activations.row_import", "activations.rows", "activations.store", "artifacts", "autoencoders.registry",
+        "config", "errors", "language_models", "memory", "mesh", "places", "processes", "recipe", "schema",
+        "text.tokens", "training",
     },
     "tokenise": {
         "artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "processes", "schema", "text",

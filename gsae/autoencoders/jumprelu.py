@@ -121,7 +121,7 @@ class JumpReLU(base.Autoencoder):
         f_BF = jump(z_BF, theta_F, self.options.bandwidth)
         x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
 
-        reconstruction = self.options.error_scale(target_BD.shape[-1]) * mean_squared_norm(target_BD - x_hat_BD)
+        reconstruction = self.options.error_scale(target_BD) * mean_squared_norm(target_BD - x_hat_BD)
         l0 = jnp.sum(step(z_BF, theta_F, self.options.bandwidth)) / z_BF.shape[0]
         sparsity = context.sparsity_coefficient * l0
 

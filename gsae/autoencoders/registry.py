@@ -30,9 +30,14 @@ def architecture(name: str) -> type[Autoencoder]:
     return ARCHITECTURES[name]
 
 
+def architecture_name_of(cls: type[Autoencoder] | None) -> str:
+    """The name under which a class is registered."""
+    return next(name for name, known in ARCHITECTURES.items() if cls is known)
+
+
 def architecture_name(autoencoder: Autoencoder) -> str:
     """The name under which an autoencoder's class is registered."""
-    return next(name for name, known in ARCHITECTURES.items() if type(autoencoder) is known)
+    return architecture_name_of(type(autoencoder))
 
 
 def make_options(name: str, settings: Mapping[str, Any]) -> CommonOptions:

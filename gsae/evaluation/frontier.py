@@ -88,6 +88,12 @@ class Comparison:
     area_high: float
 
 
+def kind(row: Row) -> str:
+    """What is compared: the row's architecture, and its variant if it is not the plain form."""
+    variant = row.get("variant")
+    return f"{row['architecture']}, {variant}" if variant else str(row["architecture"])
+
+
 def usable(rows: Iterable[Row], quality: Quality | None = None) -> list[Row]:
     """The rows that frontiers are made of: status "ok" (or none given), finite numbers, L0 above zero."""
     rows = list(rows)
@@ -125,7 +131,7 @@ def frontiers(rows: Iterable[Row], quality: Quality | None = None) -> dict[str, 
     grouped: dict[str, dict[Replicate, list[Row]]] = {}
     for row in usable(rows, quality):
         replicate = (row.get("seed"), row.get("data_seed"))
-        grouped.setdefault(row["architecture"], {}).setdefault(replicate, []).append(row)
+        grouped.setdefault(kind(row), {}).setdefault(replicate, []).append(row)
     return {name: {key: frontier(some, quality) for key, some in groups.items()} for name, groups in grouped.items()}
 
 

@@ -8,7 +8,7 @@ from gsae.artifacts import write_file
 from gsae.reports import curves, html, plots, style
 from gsae.reports.equivalence import equivalence_figure, sentence
 from gsae.reports.findings import comparisons, headline, warnings
-from gsae.reports.rows import Row
+from gsae.reports.rows import Row, plain_rows
 from gsae.reports.tables import comparison_table, terminal_table, write_results_csv
 from gsae.reports.waiting import rows_sentence
 
@@ -48,13 +48,14 @@ def write_report(
         What the terminal shows: the table of points, the comparison, the headline, and warnings.
     """
     directory = Path(directory)
+    every, rows = rows, plain_rows(rows)
     compared = comparisons(rows, baseline)
     figures = {
         "frontier": plots.frontier_figure(rows),
         "shrinkage": plots.shrinkage_figure(rows),
         "density": plots.density_figure(rows, densities),
     }
-    write_results_csv(directory / "results.csv", rows)
+    write_results_csv(directory / "results.csv", every)
     for name, figure in figures.items():
         style.save_png(figure, directory / f"{name}.png")
     came = rows_sentence(metrics_log) if metrics_log else ""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gsae.evaluation.frontier import usable
+from gsae.evaluation.frontier import kind, usable
 from gsae.evaluation.quality import Quality
 
 Row = Mapping[str, Any]
@@ -17,9 +17,9 @@ COLUMNS = (
 # what follows them, where some row has it
 FURTHER = (
     "ce_difference", "ce_denominator", "cosine", "norm_ratio", "l1", "mean_share", "tokens", "targets", "documents",
-    "point",
+    "flops_a_step", "products_a_step", "variant", "starts_from", "point",
 )  # fmt: skip
-TEXTS = frozenset({"architecture", "site", "status", "point"})
+TEXTS = frozenset({"architecture", "variant", "starts_from", "site", "status", "point"})
 COUNTS = frozenset({"layer", "width", "seed", "data_seed", "steps", "tokens", "targets", "documents"})
 
 
@@ -84,3 +84,14 @@ def label(architecture: str, rows: Sequence[Row]) -> str:
         return architecture
     sizes = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
     return f"{architecture}, {sizes} features"
+
+
+def plain_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows of architectures in their plain form; all of them, each kind an architecture, if there is no such."""
+    plain = [row for row in rows if not row.get("variant") and not row.get("starts_from")]
+    return plain or as_kinds(rows)
+
+
+def as_kinds(rows: Iterable[Row]) -> list[Row]:
+    """The rows with their kind (architecture and variant) where tables and figures look for the architecture."""
+    return [{**row, "architecture": kind(row), "variant": ""} for row in rows]

@@ -98,6 +98,9 @@ def test_it_takes_the_encoders_place_in_an_evaluation():
 def test_equals_dictionary_learning(data):
     torch = pytest.importorskip("torch")
     theirs = pytest.importorskip("dictionary_learning.grad_pursuit")
-    y, W = (array.astype(np.float32) for array in data)
+    draws = np.random.default_rng(3)  # vectors on all sides: theirs takes one in where no product is positive, too
+    W = draws.standard_normal((F, D)).astype(np.float32)
+    W /= np.linalg.norm(W, axis=1, keepdims=True)
+    y = data[0].astype(np.float32)
     expected = theirs.grad_pursuit(torch.tensor(y), torch.tensor(W.T.copy()), target_l0=8).numpy()
     np.testing.assert_allclose(pursue(y, W, places=8).dense(F), expected, atol=2e-5)
