@@ -26,7 +26,7 @@ setup(
     packages=find_packages(include=["gsae", "gsae.*"]),
     package_data={
         "gsae.language_models": ["bundled/*"],
-        "gsae.reports": ["*.html", "*.css", "*.js"],
+        "gsae.reports": ["*.html", "*.css", "*.js", "paper/*.csv"],
         "gsae": ["py.typed"],
     },
     python_requires=">=3.11",

@@ -188,6 +188,11 @@ def comparison_cells(level: LevelRatio) -> list[str]:
     ]
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """A heading and lines of texts as columns, with a rule between."""
+    return _aligned(lines, _widths(lines))
+
+
 def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
     return [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
 
