@@ -68,6 +68,7 @@ MODELS = {
     "EleutherAI/pythia-1.4b": Model(24, 2048, 16, 16, 128, 8192),
     "EleutherAI/pythia-2.8b": Model(32, 2560, 32, 32, 80, 10240),
     "NeelNanda/GELU_1L512W_C4_Code": Model(1, 512, 8, 8, 64, 2048),
+    "google/gemma-7b": Model(28, 3072, 16, 16, 256, 24576, 3),
     "google/gemma-2-2b": Model(26, 2304, 8, 4, 256, 9216, 3),
     "meta-llama/Llama-3.2-1B": Model(16, 2048, 32, 8, 64, 8192, 3),
     "Qwen/Qwen3-0.6B-Base": Model(28, 1024, 16, 8, 128, 3072, 3),
@@ -76,6 +77,7 @@ MODELS = {
 }
 
 
+PAPER = ("gelu_1l", "pythia_2_8b", "gemma_7b")
 LARGE = ("gelu_1l", "gpt2", "pythia:70m", "pythia:2.8b", "llama_3_2_1b", "qwen_3:1.7B", "gemma_2_2b")
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/pursuit.py        # 4096 tokens, D = 768, F = 16384, 32 steps; needs the extra `parity`
 
-Both get the same tokens and the same dictionary of unit vectors, in float32, and find the same codes: the largest
-difference is printed. Theirs makes three products over all features a step, ours one.
+Both get the same tokens and the same dictionary of unit vectors, in float32, and find the same codes, but where two
+features are equally good to within rounding: the share of tokens with other codes is printed. Theirs makes three
+products over all features a step, ours one.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def _serve(connection: Connection, contender: str, sizes: tuple[int, int, int, i
 
 
 def measure(sizes: tuple[int, int, int, int], repeats: int = REPEATS) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each contender, in turn, and the largest difference of two weights."""
+    """Seconds of each contender, in turn, and the share of tokens whose codes differ by more than 1e-3."""
     spawn = multiprocessing.get_context("spawn")
     known = importlib.util.find_spec("torch") and importlib.util.find_spec("dictionary_learning")
     names = ["ours", "theirs"] if known else ["ours"]
@@ -81,7 +82,7 @@ def measure(sizes: tuple[int, int, int, int], repeats: int = REPEATS) -> tuple[d
             seconds[name].append(pipes[name].recv())
     for pipe in pipes.values():
         pipe.send(False)
-    return seconds, float(np.abs(codes[0] - codes[-1]).max())
+    return seconds, float(np.mean(np.abs(codes[0] - codes[-1]).max(1) > 1e-3))
 
 
 def main() -> None:
@@ -99,7 +100,7 @@ def main() -> None:
     if "theirs" in medians:
         ratio = medians["theirs"] / medians["ours"]
         print(f"dictionary_learning  {medians['theirs']:8.2f} s   gsae is {ratio:.1f} times as fast")
-        print(f"largest difference of two weights: {difference:.1e}")
+        print(f"tokens with other codes: {difference:.2%}")
 
 
 if __name__ == "__main__":
