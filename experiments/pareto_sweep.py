@@ -107,8 +107,7 @@ def get_config() -> ConfigDict:
     config.sae.normalisation = "mean_squared_norm"  # inputs scaled to unit mean squared norm; | "none"
     config.sae.decoder_bias = "zeros"  # initial b_dec: "zeros" | "mean" of the activations
     config.sae.compute_dtype = "auto"  # of the large products: "float32" | "bfloat16"; "auto": float32 on CPU only
-    # the directory of a finished run, for architectures that begin with its weights (rescaled_standard); else ""
-    config.sae.start_from = ""
+    config.sae.start_from = ""  # directory of a finished run whose weights rescaled_standard begins with; else ""
 
     # The points: each entry is the product of its tuples. Add entries freely; points that can share a program do.
     config.sweep = ConfigDict()
@@ -168,6 +167,8 @@ def get_config() -> ConfigDict:
     config.evaluation.zero_ablation = "masked"  # what the zero arm sets to zero: the rows that count, | "all_positions"
     config.evaluation.bootstrap_samples = 1000  # resamplings of documents behind each standard error
     config.evaluation.baseline = "standard"  # the architecture that the others' L0 is compared with
+    config.evaluation.pursuit = ()  # L0 at which gradient pursuit finds codes too, encoders ignored; () for none
+    config.evaluation.pursuit_tokens = 25_600  # held-out tokens at most, of those above
     config.evaluation.every = 10_000  # steps between the quick evaluations that redraw frontier.png; 0: none
     config.evaluation.quick_tokens = 8_192  # held-out tokens of a quick evaluation
     config.evaluation.dashboards = 0  # features of each point, drawn at random, shown in features.html; 0: no such page

@@ -171,6 +171,10 @@ class EvaluationSettings:
     zero_ablation: str = one_of("masked", "all_positions", operational=True)
     bootstrap_samples: int = positive(operational=True)
     baseline: str = text(operational=True)
+    pursuit: tuple[int, ...] = setting(
+        "must be a tuple of whole numbers above 0", lambda values: all(value > 0 for value in values), operational=True
+    )
+    pursuit_tokens: int = positive(operational=True)
     every: int = not_negative(operational=True)
     quick_tokens: int = positive(operational=True)
     dashboards: int = not_negative(operational=True)

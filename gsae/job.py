@@ -320,6 +320,10 @@ class Job:
         """Where what came of a point is kept."""
         return self.workdir / "evaluation" / point.name
 
+    def pursuit_path(self, point: Point) -> Path:
+        """Where what pursuit made of a point's dictionary is kept."""
+        return self.workdir / "pursuit" / point.name
+
     def members(
         self, states: Mapping[str, GroupState], take: Callable[[Any, int, Mesh], Any]
     ) -> Iterator[tuple[Point, Callable[[], Any], str]]:

@@ -227,16 +227,53 @@ def evaluate(job: Job) -> None:
         point, _, status = members[result.name]
         row = {**recipe.describe(job.config, point), **costs[point.name], **result.metrics, "status": status}
         with artifacts.publish(job.evaluation_path(point), {"made_from": digests[point.name]}) as folder:
-            artifacts.write_json(folder / "row.json", {name: _json(value) for name, value in row.items()})
+            artifacts.write_json(folder / "row.json", _plain(row))
             np.save(folder / "density.npy", result.density)
 
     tokens, samples = settings.tokens, settings.bootstrap_samples
     _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
     equivalence.measure(job)
+    if settings.pursuit:
+        _pursue(job, digests)
+
+
+def _pursue(job: Job, digests: Mapping[str, Any]) -> None:
+    """Every point of a plain kind once more, its codes found by pursuit: one row for each cap on L0."""
+    from gsae.autoencoders.saving import load
+    from gsae.evaluation.pursuit import with_caps
+
+    settings = job.config.evaluation
+    how = {"pursuit": list(settings.pursuit), "tokens": settings.pursuit_tokens}
+    for point in job.points:
+        about = recipe.describe(job.config, point)
+        made_from = {**digests[point.name], **how}
+        if about["variant"] or about["starts_from"] or _is_made(job.pursuit_path(point), made_from):
+            continue
+        autoencoder = load(job.autoencoder_path(point))
+        members = {
+            f"{point.name} at {cap}": (point, member, "ok")
+            for cap, member in with_caps(autoencoder, settings.pursuit).items()
+        }
+        tokens = min(settings.pursuit_tokens, settings.tokens or settings.pursuit_tokens)
+        results = _evaluated(job, members, tokens=tokens, bootstrap_samples=0, progress=False)
+        rows = [
+            _plain({**about, **result.metrics, "target_l0": cap, "status": "ok"})
+            for cap, result in zip(settings.pursuit, results, strict=True)
+        ]
+        with artifacts.publish(job.pursuit_path(point), {"made_from": made_from}) as folder:
+            artifacts.write_json(folder / "rows.json", {"rows": rows})
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _json(value) for name, value in row.items()}
 
 
 def _is_evaluated(job: Job, point: Point, made_from: Mapping[str, Any]) -> bool:
-    manifest = artifacts.read_manifest(job.evaluation_path(point))
+    return _is_made(job.evaluation_path(point), made_from)
+
+
+def _is_made(path: Path, made_from: Mapping[str, Any]) -> bool:
+    manifest = artifacts.read_manifest(path)
     return manifest is not None and manifest["made_from"] == made_from
 
 
@@ -287,7 +324,7 @@ def report(job: Job) -> None:
     if jax.process_index() != 0:
         return
 
-    rows, densities = [], {}
+    rows, densities, pursued = [], {}, []
     for point in job.points:
         path = job.evaluation_path(point)
         if artifacts.read_manifest(path) is None:
@@ -295,9 +332,13 @@ def report(job: Job) -> None:
         artifacts.verify(path)
         rows.append(json.loads((path / "row.json").read_text()))
         densities[point.name] = np.load(path / "density.npy")
+        if job.config.evaluation.pursuit and artifacts.read_manifest(job.pursuit_path(point)) is not None:
+            artifacts.verify(job.pursuit_path(point))
+            pursued += json.loads((job.pursuit_path(point) / "rows.json").read_text())["rows"]
     shown = write_report(
         job.workdir,
         rows=rows,
+        pursued=pursued,
         densities=densities,
         baseline=job.config.evaluation.baseline,
         config=schema.plain(job.config),

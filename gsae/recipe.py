@@ -240,6 +240,7 @@ def describe(config: Config, point: Point) -> dict[str, Any]:
         "seed": point.seed,
         "data_seed": config.seed,
         "steps": config.training.steps,
+        "resamplings": len(config.training.resampling.at),
     }
 
 

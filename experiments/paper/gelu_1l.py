@@ -47,7 +47,7 @@ def get_config(part: str = "frontier") -> ConfigDict:
         baseline_scale="width",
     )
     config.text.prepend_bos = "always"  # as the model was trained
-    (gated_name, gated), (standard_name, standard) = config.sweep.items()
+    (standard_name, standard), (gated_name, gated) = sorted(config.sweep.items())  # baseline_..., gated_...
     if part in ("equal_width", "rescaled"):
         del config.sweep[gated_name]
         standard.width_factor = 1.0

@@ -13,6 +13,7 @@ are scaled to unit norm first and the weights back afterwards, so any decoder wi
 Axes: B tokens, D activation width, F features, K places.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -182,3 +183,8 @@ class Pursued:
     def active(self, f: jax.Array) -> jax.Array:
         """Which features fire: bool, the shape of f."""
         return f > 0
+
+
+def with_caps(autoencoder: Any, caps: Sequence[int]) -> dict[int, Pursued]:
+    """The autoencoder with pursuit at each cap on L0, as many updates as the cap; all share one program."""
+    return {cap: Pursued(autoencoder, jnp.int32(cap), jnp.int32(cap), places=max(caps)) for cap in caps}

@@ -9,8 +9,10 @@ from typing import Any
 from gsae.evaluation.frontier import Comparison
 from gsae.evaluation.quality import FVU, LOSS_RECOVERED, quality_of
 from gsae.reports.equivalence import CAPTION as EQUIVALENCE_CAPTION
+from gsae.reports import style
 from gsae.reports.findings import flat, headline, warnings
-from gsae.reports.rows import Row, by_architecture, by_place, label
+from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, label
+from gsae.reports.sections import Section
 from gsae.reports.tables import cells, comparison_cells, comparison_headings, headings, shown
 
 HERE = Path(__file__).parent
@@ -29,6 +31,8 @@ def page(
     rows_came: str = "",
     features_page: str = "",
     equivalent: str = "",
+    findings: Sequence[Section] = (),
+    every: Sequence[Row] | None = None,
 ) -> str:
     """The text of the page.
 
@@ -44,6 +48,8 @@ def page(
         rows_came: where the rows of the training came from, a sentence.
         features_page: the name of a page beside it that shows features; "" for none.
         equivalent: how well points and their JumpReLU forms agree, a sentence.
+        every: the rows of the table of points, where it has more than the figures.
+        findings: further sections; each stands on the page as it is.
     """
     several, quality = len(by_place(rows)) > 1, quality_of(rows)
     parts = {
@@ -54,10 +60,11 @@ def page(
         "frontier": _figure(figures["frontier"], FRONTIER_CAPTIONS[quality.column], wide=several),
         "warnings": _warnings(warnings(rows)),
         "comparison": _comparison(compared),
-        "points": _points(rows) + _features(features_page),
+        "points": _points(as_kinds(rows if every is None else every)) + _features(features_page),
         "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION, wide=several),
         "density": _figure(figures["density"], DENSITY_CAPTION.format(unit=quality.unit), wide=True),
         "equivalence": _equivalence(figures.get("equivalence", ""), equivalent),
+        "findings": "\n".join(_finding(section) for section in findings),
         "training": _training(figures.get("training", "")),
         "weights": _weights(rows),
         "provenance": _provenance(config, command, versions, seconds_per_stage, rows_came),
@@ -162,6 +169,15 @@ def _points(rows: Sequence[Row]) -> str:
 def _features(page: str) -> str:
     link = f'<p><a href="{escape(page)}">What the features respond to</a>: examples, histograms, promoted tokens.</p>'
     return link if page else ""
+
+
+def _finding(section: Section) -> str:
+    text = "".join(f"<p>{escape(sentence)}</p>" for sentence in section.sentences)
+    tables = "".join(_table(caption, columns, lines) for caption, columns, lines in section.tables)
+    svg = style.to_svg(section.figure, section.name) if section.figure else ""
+    return (
+        f"<section><h2>{escape(section.title)}</h2>{text}{_figure(svg, section.caption, wide=True)}{tables}</section>"
+    )
 
 
 def _training(svg: str) -> str:

@@ -9,6 +9,7 @@ from gsae.reports import curves, html, plots, style
 from gsae.reports.equivalence import equivalence_figure, sentence
 from gsae.reports.findings import comparisons, headline, warnings
 from gsae.reports.rows import Row, plain_rows
+from gsae.reports.sections import sections
 from gsae.reports.tables import comparison_table, terminal_table, write_results_csv
 from gsae.reports.waiting import rows_sentence
 
@@ -27,6 +28,8 @@ def write_report(
     equivalence: Mapping[str, Mapping[str, Any]] | None = None,
     title: str | None = None,
     features_page: str = "",
+    pursued: Sequence[Row] = (),
+    curves_of: curves.Curves | None = None,
 ) -> str:
     """Writes results.csv, frontier.png, shrinkage.png, density.png and report.html, each whole or not at all.
 
@@ -43,6 +46,8 @@ def write_report(
         equivalence: by point, how well its JumpReLU form agrees with it (`equivalence.sentence`); None leaves it out.
         title: heads the page; the directory's name if None.
         features_page: the name of a page beside it that shows features; "" for none.
+        pursued: rows whose codes pursuit found, with `target_l0` beside the usual columns; also into pursuit.csv.
+        curves_of: training curves by point, where no one log has them.
 
     Returns:
         What the terminal shows: the table of points, the comparison, the headline, and warnings.
@@ -59,6 +64,9 @@ def write_report(
     for name, figure in figures.items():
         style.save_png(figure, directory / f"{name}.png")
     came = rows_sentence(metrics_log) if metrics_log else ""
+    found = sections(every, baseline, pursued, curves_of or (curves.read_log(metrics_log) if metrics_log else None))
+    if pursued:
+        write_results_csv(directory / "pursuit.csv", pursued)
     training = curves.training_figure(curves.read_log(metrics_log), rows) if metrics_log else None
     drawn = {name: style.to_svg(figure, name) for name, figure in figures.items()}
     if equivalence:
@@ -75,8 +83,13 @@ def write_report(
         rows_came=came,
         features_page=features_page,
         equivalent=sentence(equivalence or {}),
+        findings=found,
+        every=every,
     )
     write_file(directory / "report.html", text)
     tables = [comparison_table(site, pair) for site, pairs in compared.items() for pair in pairs]
     notes = "\n".join(f"note: {text}" for text in warnings(rows))
-    return "\n\n".join(filter(None, [terminal_table(rows), *tables, "\n".join(headline(rows, compared)), notes]))
+    said = [f"{section.title}: {' '.join(section.sentences)}" for section in found]
+    return "\n\n".join(
+        filter(None, [terminal_table(every), *tables, "\n".join(headline(rows, compared)), *said, notes])
+    )

@@ -17,10 +17,12 @@ COLUMNS = (
 # what follows them, where some row has it
 FURTHER = (
     "ce_difference", "ce_denominator", "cosine", "norm_ratio", "l1", "mean_share", "tokens", "targets", "documents",
-    "flops_a_step", "products_a_step", "variant", "starts_from", "point",
+    "flops_a_step", "products_a_step", "resamplings", "target_l0", "variant", "starts_from", "point",
 )  # fmt: skip
 TEXTS = frozenset({"architecture", "variant", "starts_from", "site", "status", "point"})
-COUNTS = frozenset({"layer", "width", "seed", "data_seed", "steps", "tokens", "targets", "documents"})
+COUNTS = frozenset(
+    {"layer", "width", "seed", "data_seed", "steps", "tokens", "targets", "documents", "resamplings", "target_l0"}
+)
 
 
 def number(row: Row, column: str) -> float:

@@ -11,7 +11,7 @@ from gsae.artifacts import write_file
 from gsae.errors import RunError
 from gsae.evaluation.frontier import Comparison, LevelRatio
 from gsae.evaluation.quality import FVU, quality_of
-from gsae.reports.rows import COLUMNS, COUNTS, FURTHER, TEXTS, Row, by_architecture, by_place, label, number
+from gsae.reports.rows import COLUMNS, COUNTS, FURTHER, TEXTS, Row, as_kinds, by_architecture, by_place, label, number
 
 GAP = "–"
 
@@ -148,7 +148,7 @@ def terminal_table(rows: Sequence[Row]) -> str:
     """All points, a block for each site and architecture, by L0; at most 100 characters wide."""
     if not rows:
         return "no point was evaluated"
-    blocks = []
+    blocks, rows = [], as_kinds(rows)
     columns = shown(rows)
     lines_of = {id(row): cells(row, columns) for row in rows}
     widths = _widths([headings(columns), *lines_of.values()])

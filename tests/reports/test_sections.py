@@ -1,0 +1,103 @@
+"""Findings computed from rows that are made to show them, and absent where nothing shows them."""
+
+import numpy as np
+import pytest
+
+from gsae.reports.report import write_report
+from gsae.reports.sections import sections
+from gsae.reports.tables import read_results_csv
+
+VALUES = (0.7, 0.8, 0.9)
+
+
+def row(architecture, l0, value, **more):
+    base = {
+        "layer": 1, "site": "mlp_out", "width": 64, "seed": 0, "data_seed": 0, "status": "ok", "gamma": 1.0,
+        "alive": 0.9, "ce_clean": 3.0, "ce_zero": 5.0, "variant": "", "starts_from": "", "resamplings": 3,
+        "sparsity_coefficient": l0, "learning_rate": 1e-3,
+    }  # fmt: skip
+    base["point"] = f"{architecture}-{more}-{l0}"
+    return base | {"architecture": architecture, "l0": l0, "loss_recovered": value, "ce_spliced": 5 - 2 * value} | more
+
+
+def frontier(architecture, factor, **more):
+    return [row(architecture, factor * l0, value, **more) for l0, value in zip((2, 8, 32), VALUES, strict=True)]
+
+
+def by_name(rows, **more):
+    return {section.name: section for section in sections(rows, "base", **more)}
+
+
+def test_nothing_is_said_of_what_the_rows_do_not_show():
+    assert set(by_name(frontier("base", 2.0) + frontier("new", 1.0))) == {"gamma"}
+    assert by_name([]) == {}
+
+
+def test_sites_and_seeds():
+    rows = []
+    for site, factors in {"mlp_out": (2.0, 3.0), "resid_post": (4.0, 1.0)}.items():
+        for seed, factor in enumerate(factors):
+            how = {"site": site, "seed": seed, "data_seed": seed}
+            rows += frontier("base", factor, **how) + frontier("new", 1.0, **how)
+    found = by_name(rows)["sites"]
+    assert "At 1 of 2 places every seed's frontier needs fewer" in found.sentences[0]
+    line = found.tables[0][2][0]
+    assert line[:2] == ["mlp_out.1", "new"] and line[3:6] == ["2.45", "2.00 to 3.00", "2"]
+    # At equal L0 the better recovers log(factor) / log(4) * 0.1 more of 2 nats.
+    gains = [2 * 0.1 * np.log(factor) / np.log(4) for factor in (2.0, 3.0)]
+    assert line[6].startswith(f"{np.mean(gains):.3g}"[:4]) and line[7] == "2.00"
+    assert found.figure is not None
+
+
+def test_variants_are_compared_with_the_plain_form_and_kept_apart():
+    rows = frontier("base", 2.0) + frontier("new", 1.0) + frontier("new", 1.5, variant="untied", gamma=0.9)
+    line = by_name(rows)["variants"].tables[0][2][0]
+    assert line == ["mlp_out.1", "new, untied", "1.50", "1", "0.900"]
+
+
+def test_rescale_and_shift():
+    rows = frontier("base", 8.0, variant="equal width", gamma=0.8) + frontier("base", 6.0, width=96)
+    rows += frontier("new", 2.0)
+    for start in rows[:3]:
+        better = start["loss_recovered"] + 0.1 * np.log(2) / np.log(4)  # the same as half the L0
+        rows.append(row("frozen", start["l0"], better, starts_from="base", gamma=0.99))
+    found = by_name(rows)["rescaled"]
+    assert "from a median of 0.800 to 0.990" in found.sentences[0]
+    assert found.sentences[1].endswith("new it closes 50.0%.")
+
+
+def test_pursuit_at_the_encoders_own_l0():
+    rows = frontier("base", 2.0)
+    pursued = [
+        {**r, "l0": l0, "target_l0": l0, "loss_recovered": 0.6 + 0.05 * np.log2(l0)} for r in rows for l0 in (1, 64)
+    ]
+    found = by_name(rows, pursued=pursued)["pursuit"]
+    assert found.tables[0][2][0][2:] == ["4.00", "0.7000", "0.7000", "0.0000"]
+    assert "for base (median of 3 dictionaries)" in found.sentences[0] and "+0.000" in found.sentences[0]
+
+
+def test_dead_features_and_costs():
+    rows = frontier("new", 1.0, alive=0.95) + frontier("new", 1.0, variant="no resampling", resamplings=0, alive=0.4)
+    curves = {r["point"]: {"dead_share": ([0, 1], [0.0, 1 - r["alive"]])} for r in rows}
+    assert by_name(rows, curves=curves)["dead"].tables[0][2][1] == ["new, no resampling", "3", "40.0%", "40.0%"]
+    rows = frontier("new", 1.0, flops_a_step=1.1e8, products_a_step=7.0)
+    assert by_name(rows)["costs"].tables[0][2] == [["mlp_out.1", "new", "64", "0.11", "7.00"]]
+
+
+def test_the_page_has_them(tmp_path):
+    rows = frontier("base", 2.0) + frontier("new", 1.0) + frontier("new", 1.5, variant="<untied>")
+    shown = write_report(
+        tmp_path, rows=rows, densities={r["point"]: np.array([0.1]) for r in rows}, baseline="base", config={},
+        command="", versions={}, seconds_per_stage={}, pursued=[{**rows[0], "target_l0": 4}],
+    )  # fmt: skip
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Variants</h2>" in page and "new, &lt;untied&gt;" in page and "<untied>" not in page
+    assert "Variants:" in shown and len(read_results_csv(tmp_path / "results.csv")) == 9
+    assert read_results_csv(tmp_path / "pursuit.csv")[0]["target_l0"] == 4
+    assert len(read_results_csv(tmp_path / "results.csv")) == len({r["point"] for r in rows})
+
+
+@pytest.mark.parametrize("missing", ["gamma", "alive", "flops_a_step"])
+def test_gaps_break_nothing(missing):
+    rows = frontier("base", 2.0) + frontier("new", 1.0, variant="x", resamplings=0)
+    assert by_name([{**r, missing: None} for r in rows])
