@@ -140,7 +140,10 @@ def write_study(workdir: Path, command: str) -> str:
 
     rows: list[dict[str, Any]] = []
     pursued: list[dict[str, Any]] = []
-    densities, curves, seconds, config = {}, {}, {}, {}
+    densities: dict[str, Any] = {}
+    curves: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    config: dict[str, Any] = {}
     for part, run in finished(workdir):
         where = str(run.relative_to(workdir))
 

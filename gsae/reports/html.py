@@ -12,7 +12,7 @@ from gsae.reports.equivalence import CAPTION as EQUIVALENCE_CAPTION
 from gsae.reports import style
 from gsae.reports.findings import flat, headline, warnings
 from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, label
-from gsae.reports.sections import Section
+from gsae.reports.section import Section
 from gsae.reports.tables import cells, comparison_cells, comparison_headings, headings, shown
 
 HERE = Path(__file__).parent

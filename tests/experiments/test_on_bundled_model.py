@@ -1,0 +1,57 @@
+"""The paper's study on the bundled model: its parts hold, and a tiny one runs, stops and goes on."""
+
+import json
+
+import pytest
+from tiny_run import SETTINGS, documents
+
+from experiments.paper.on_bundled_model import ABLATIONS, ATTN, PARTS, SITES, get_config, main
+from gsae import config as schema
+from gsae.reports.tables import read_results_csv
+
+
+def test_the_parts_are_the_study():
+    parts = {part: schema.parse(get_config(part)) for part in PARTS}
+    sites = {site for entry in parts["sites"].sweep.values() for site in entry.sites}
+    assert sites == set(SITES) and {site.partition(".")[0] for site in sites} == {
+        "resid_post", "mlp_out", "attn_z", "mlp_act"
+    }  # fmt: skip
+    for part in PARTS[1:]:
+        assert {entry.sites for entry in parts[part].sweep.values()} == {(ATTN,)}
+    assert set(ABLATIONS) < set(parts["ablations"].sweep) and parts["ablations"].evaluation.pursuit
+    assert not parts["no_resampling"].training.resampling.at and parts["sites"].training.resampling.at
+    assert {entry.width_factor for entry in parts["equal_width"].sweep.values()} == {1.0}
+
+
+def test_wrong_flags_are_one_line(capsys, tmp_path):
+    for flags in (["--parts=all"], ["--set=sae.wide=3"], ["--set=sae.width=x"]):
+        assert main([f"--workdir={tmp_path / 'study'}", "--seeds=0", *flags]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_tiny_study(tmp_path, capsys):
+    small = {name: value for name, value in SETTINGS.items() if not name.startswith("sweep.")}
+    small |= {
+        "text.paths": [str(documents(tmp_path / "text"))],
+        "evaluation.pursuit_tokens": 512,
+        "evaluation.every": 0,
+    }
+    del small["training.resampling.at"]
+    flags = [f"--set={name}={json.dumps(value)}" for name, value in small.items()]
+    study = tmp_path / "study"
+    for parts in ("equal_width,rescaled,ablations", "equal_width,rescaled,ablations,no_resampling"):
+        assert main([f"--workdir={study}", "--seeds=0", f"--parts={parts}", *flags]) == 0
+    rows = read_results_csv(study / "results.csv")
+    kinds = {(row["architecture"], row["variant"]) for row in rows}
+    assert len(rows) == 4 + 4 + 20 + 12
+    assert kinds == {
+        ("gated", None), ("gated", "untied"), ("gated", "no r_mag"), ("gated", "unfrozen decoder"),
+        ("gated", "no resampling"), ("gated", "no resampling, RI-L1"), ("standard", None),
+        ("standard", "equal width"), ("standard", "no resampling"), ("rescaled_standard", None),
+    }  # fmt: skip
+    assert len(read_results_csv(study / "pursuit.csv")) == 8 * 6
+    page = (study / "report.html").read_text()
+    for title in ("Variants", "Rescale &amp; shift", "Inference-time optimisation", "Dead features", "Compute"):
+        assert f"<h2>{title}</h2>" in page, title
+    assert "Rescale & shift:" in capsys.readouterr().out
