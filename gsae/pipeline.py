@@ -239,7 +239,7 @@ def evaluate(job: Job) -> None:
 
 def _pursue(job: Job, digests: Mapping[str, Any]) -> None:
     """Every point of a plain kind once more, its codes found by pursuit: one row for each cap on L0."""
-    from gsae.autoencoders.saving import load
+    from gsae.autoencoders.saving import load_on_host
     from gsae.evaluation.pursuit import with_caps
 
     settings = job.config.evaluation
@@ -249,9 +249,9 @@ def _pursue(job: Job, digests: Mapping[str, Any]) -> None:
         made_from = {**digests[point.name], **how}
         if about["variant"] or about["starts_from"] or _is_made(job.pursuit_path(point), made_from):
             continue
-        autoencoder = load(job.autoencoder_path(point))
+        autoencoder = load_on_host(job.autoencoder_path(point))
         members = {
-            f"{point.name} at {cap}": (point, member, "ok")
+            f"{point.name} at {cap}": (point, functools.partial(_itself, member), "ok")
             for cap, member in with_caps(autoencoder, settings.pursuit).items()
         }
         tokens = min(settings.pursuit_tokens, settings.tokens or settings.pursuit_tokens)
@@ -260,8 +260,14 @@ def _pursue(job: Job, digests: Mapping[str, Any]) -> None:
             _plain({**about, **result.metrics, "target_l0": cap, "status": "ok"})
             for cap, result in zip(settings.pursuit, results, strict=True)
         ]
+        if jax.process_index() > 0:  # every process has the same
+            continue
         with artifacts.publish(job.pursuit_path(point), {"made_from": made_from}) as folder:
             artifacts.write_json(folder / "rows.json", {"rows": rows})
+
+
+def _itself(member: Any) -> Any:
+    return member
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

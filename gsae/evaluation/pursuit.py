@@ -20,7 +20,12 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 
+from gsae import mesh as axes
+from gsae.autoencoders import base
+from gsae.autoencoders.context import Context
 from gsae.autoencoders.linear import row_norms
 from gsae.evaluation.metrics import rows_at_once
 
@@ -147,44 +152,41 @@ def _argmax(s_CF: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @flax.struct.dataclass
-class Pursued:
-    """An autoencoder whose encoder is replaced by pursuit: what `evaluate` takes in a member's place.
+class Pursued(base.Autoencoder):
+    """A dictionary whose encoder is pursuit: what `evaluate` takes in a member's place.
 
     Attributes:
-        autoencoder: the trained one; only its decoder is used.
-        max_l0: int32 scalar array, the cap on L0.
-        iterations: int32 scalar array.
+        W_dec, b_dec: those of the trained autoencoder, for raw activations.
+        caps: int32 [2]: `max_l0` and `iterations`.
         places: at least the largest `max_l0`; members that share it share a program.
         clipped: as in `pursue`.
     """
 
-    autoencoder: Any
-    max_l0: jax.Array
-    iterations: jax.Array
-    places: int = flax.struct.field(pytree_node=False)
+    W_dec: jax.Array = base.parameter(feature_axis=0, trained=False)
+    b_dec: jax.Array = base.parameter(feature_axis=None, trained=False)
+    caps: Any = base.parameter(feature_axis=None, trained=False)
+    places: int = flax.struct.field(pytree_node=False, default=1)
     clipped: str = flax.struct.field(pytree_node=False, default="stay")
 
-    @property
-    def W_dec(self) -> jax.Array:
-        """The dictionary, [F, D]."""
-        return self.autoencoder.W_dec
+    def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+        """Feature activations by pursuit: [..., D] -> [..., F].
 
-    def encode(self, x: jax.Array) -> jax.Array:
-        """Feature activations by pursuit: [..., D] -> [..., F]."""
-        y_BD = (x - self.autoencoder.b_dec).reshape(-1, x.shape[-1])
-        how = {"places": self.places, "max_l0": self.max_l0, "iterations": self.iterations, "clipped": self.clipped}
-        f_BF = pursue(y_BD, self.W_dec, **how).dense(self.W_dec.shape[0])
-        return f_BF.reshape(*x.shape[:-1], -1)
+        Inside an explicit mesh the compiler lays it out: each device may get the whole dictionary.
+        """
 
-    def decode(self, f: jax.Array) -> jax.Array:
-        """As the autoencoder does: [..., F] -> [..., D]."""
-        return self.autoencoder.decode(f)
+        def codes(x: jax.Array, W_dec_FD: jax.Array, b_dec_D: jax.Array, caps: jax.Array) -> jax.Array:
+            how = {"places": self.places, "max_l0": caps[0], "iterations": caps[1], "clipped": self.clipped}
+            f_BF = pursue((x - b_dec_D).reshape(-1, x.shape[-1]), W_dec_FD, **how).dense(W_dec_FD.shape[0])
+            return f_BF.reshape(*x.shape[:-1], -1)
 
-    def active(self, f: jax.Array) -> jax.Array:
-        """Which features fire: bool, the shape of f."""
-        return f > 0
+        surroundings = jax.sharding.get_abstract_mesh()
+        if AxisType.Explicit in surroundings.axis_types:
+            split = PartitionSpec(axes.DATA, *(None,) * (x.ndim - 2), axes.FEATURE)
+            codes = jax.sharding.auto_axes(codes, out_sharding=split)
+        return codes(x, self.W_dec, self.b_dec, self.caps)
 
 
-def with_caps(autoencoder: Any, caps: Sequence[int]) -> dict[int, Pursued]:
+def with_caps(autoencoder: base.Autoencoder, caps: Sequence[int]) -> dict[int, Pursued]:
     """The autoencoder with pursuit at each cap on L0, as many updates as the cap; all share one program."""
-    return {cap: Pursued(autoencoder, jnp.int32(cap), jnp.int32(cap), places=max(caps)) for cap in caps}
+    dictionary = Pursued(W_dec=autoencoder.W_dec, b_dec=autoencoder.b_dec, caps=np.zeros(2, np.int32), places=max(caps))
+    return {cap: dictionary.replace(caps=np.full(2, cap, np.int32)) for cap in caps}

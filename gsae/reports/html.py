@@ -8,8 +8,8 @@ from typing import Any
 
 from gsae.evaluation.frontier import Comparison
 from gsae.evaluation.quality import FVU, LOSS_RECOVERED, quality_of
-from gsae.reports.equivalence import CAPTION as EQUIVALENCE_CAPTION
 from gsae.reports import style
+from gsae.reports.equivalence import CAPTION as EQUIVALENCE_CAPTION
 from gsae.reports.findings import flat, headline, warnings
 from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, label
 from gsae.reports.section import Section

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.evaluation.metrics import Sums, reconstruct
-from gsae.evaluation.pursuit import Pursued, pursue
+from gsae.evaluation.places import Places
+from gsae.evaluation.pursuit import pursue, with_caps
+from gsae.mesh import make_mesh
 
 B, D, F = 24, 12, 40
 
@@ -84,14 +87,27 @@ def test_it_takes_the_encoders_place_in_an_evaluation():
     sae = Gated.initialise(jax.random.key(0), D, F, GatedOptions())
     x_BTD = jax.random.normal(jax.random.key(1), (2, 300, D)) + 1
     errors = []
-    for l0 in (1, 4, 8):
-        member = Pursued(sae, jnp.int32(l0), jnp.int32(l0), places=8)
+    for l0, member in with_caps(sae, (1, 4, 8)).items():
         shift = jnp.zeros(D)
         sums = Sums(np.zeros(D))
         sums.add(jax.device_get(reconstruct(member, x_BTD, jnp.ones((2, 300), bool), shift)[1]))
         assert sums.metrics()["l0"] <= l0
         errors.append(sums.metrics()["fvu"])
     assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+def test_split_over_a_mesh_it_is_the_same(data):
+    y, W = (array.astype(np.float32) for array in data)
+    sae = Gated.initialise(jax.random.key(0), D, F, GatedOptions()).replace(W_dec=jnp.asarray(W))
+    member = with_caps(sae, (6,))[6]
+    expected = member.encode(y)
+    places = Places.of(make_mesh(1, 2, 2))
+    placed = places.autoencoder(member)
+    with jax.set_mesh(places.mesh):
+        x = jax.device_put(y, NamedSharding(places.mesh, PartitionSpec("data")))
+        found = jax.jit(lambda sae, x: sae.encode(x))(placed, x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parity
