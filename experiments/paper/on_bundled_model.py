@@ -1,7 +1,7 @@
 """The Gated SAE paper's study (Rajamanoharan et al. 2024, 2404.16014) on the language model that ships with gsae.
 
     python -m experiments.paper.on_bundled_model --workdir=runs/paper              # five seeds, a night on 2 cores
-    python -m experiments.paper.on_bundled_model --workdir=runs/paper --seeds=0    # one seed: see TIME below
+    python -m experiments.paper.on_bundled_model --workdir=runs/paper --seeds=0    # one seed
     python -m experiments.paper.on_bundled_model --workdir=runs/paper --seeds=0 --parts=ablations    # one figure
 
 The same command goes on where it was stopped; finished parts cost seconds. After every part the report of all that is
@@ -22,8 +22,10 @@ The parts, each with what the report shows of it:
 
 The seed is that of the initialisation and of the order of the data. Learning rates are those that were tuned for each
 kind at attn_z.1 (experiments/pareto_sweep.py says how); at the other sites they are taken over, not tuned again.
-Standard is 1.5 times as wide (the paper's compute matching) but in `equal_width`. Sparsity coefficients are at 10,240
-steps of 256 rows, half of the front door's.
+Standard is 1.5 times as wide (the paper's compute matching) but in `equal_width`. 10,240 steps of 256 rows are half
+of the front door's: expect about 40 minutes for a seed on 2 cores, 23 of them training `sites`, 5 `ablations`, 3
+`no_resampling` (160 TFLOP in all at the rate of the front door, 81 GFLOP/s; not measured in one piece). Each
+part alone takes minutes. The sparsity coefficients of attn_z.1 serve the other sites too.
 """
 
 import argparse
