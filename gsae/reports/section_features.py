@@ -61,6 +61,7 @@ def _best_dictionaries(rows: Sequence[Row], pursued: Sequence[Row]) -> Iterable[
 
 def dead_features(rows: Sequence[Row], curves: Curves) -> Section | None:
     """With and without resampling: the share alive in the end, and through training."""
+    rows = [row for row in rows if not row.get("starts_from")]
     if {bool(value) for value in distinct(rows, "resamplings") if value is not None} != {True, False}:
         return None
     without = {place for place, here in by_place([r for r in rows if r.get("resamplings") == 0]).items() if here}
