@@ -15,16 +15,18 @@ from gsae.errors import SettingError
 RECONSTRUCTION_SCALES = ("sum", "width", "width_and_norm")
 
 
-def parameter(*, feature_axis: int | None, trained: bool = True, optional: bool = False) -> Any:
+def parameter(*, feature_axis: int | None, trained: bool = True, optional: bool = False, scalar: bool = False) -> Any:
     """Declares an array of an architecture.
 
     Args:
         feature_axis: which axis of it is F, if any; sharding, resampling and the optimiser's resets follow from it.
         trained: whether a gradient moves it; other arrays are visible to `encode` and saved, but not differentiated.
         optional: whether options can leave it out; it is None then.
+        scalar: one number for the whole autoencoder.
     """
     default = None if optional else dataclasses.MISSING
-    return flax.struct.field(metadata={"feature_axis": feature_axis, "trained": trained}, default=default)
+    metadata = {"feature_axis": feature_axis, "trained": trained, "scalar": scalar}
+    return flax.struct.field(metadata=metadata, default=default)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,9 @@ class Autoencoder:
     # very object that was loaded has it, copies (`replace`, jax's transformations) have none.
     metadata: ClassVar[Mapping[str, Any]] = {}
 
+    # Whether the sparsity coefficient rises from 0 while it warms up: not where it is a number of features.
+    warms_up: ClassVar[bool] = True
+
     W_enc: jax.Array
     W_dec: jax.Array
     b_dec: jax.Array
@@ -120,8 +125,9 @@ class Autoencoder:
 
     def partition_specs(self) -> Self:
         """The same tree with, for every array of one member, where it lives on the mesh (no `sweep` axis)."""
+        scalars = {field.name for field in dataclasses.fields(self) if field.metadata.get("scalar")}  # type: ignore[arg-type]
         specs = {
-            name: linear.partition_spec(axis, 2 if name.startswith("W_") else 1)
+            name: linear.partition_spec(axis, 2 if name.startswith("W_") else 1 - (name in scalars))
             for name, axis in self.feature_axes.items()
         }
         return self.replace(**specs)

@@ -4,18 +4,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from gsae.autoencoders.abstopk import AbsTopK
 from gsae.autoencoders.base import Autoencoder, CommonOptions
+from gsae.autoencoders.batchtopk import BatchTopK
 from gsae.autoencoders.gated import Gated
 from gsae.autoencoders.jumprelu import JumpReLU
 from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
+from gsae.autoencoders.topk import TopK
 from gsae.errors import SettingError
 
 ARCHITECTURES: Mapping[str, type[Autoencoder]] = {
+    "abstopk": AbsTopK,
+    "batchtopk": BatchTopK,
     "gated": Gated,
     "jumprelu": JumpReLU,
-    "standard": Standard,
     "rescaled_standard": RescaledStandard,
+    "standard": Standard,
+    "topk": TopK,
 }
 
 

@@ -168,8 +168,11 @@ def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> jax.stages.Wr
             x_BD = jax.sharding.reshard(x_BD, PartitionSpec(axes.DATA, None)).astype(jnp.float32) * settings.input_scale
 
             def update(member: GroupState, own: dict[str, jax.Array]) -> tuple[GroupState, Metrics]:
-                train = functools.partial(update_member, own=own, x_BD=x_BD, step=step, settings=settings)
-                if mesh.shape[axes.SWEEP] > 1:
+                branches = mesh.shape[axes.SWEEP] == 1
+                train = functools.partial(
+                    update_member, own=own, x_BD=x_BD, step=step, settings=settings, branches=branches
+                )
+                if not branches:
                     return train(member)  # under vmap both branches would be computed
                 # A branch, not a mere `where`: inactive members cost nothing, and XLA, which would otherwise copy the
                 # whole stacked state once per member (measured on CPU), reads and writes one member at a time.
@@ -181,7 +184,12 @@ def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> jax.stages.Wr
 
 
 def update_member(
-    member: GroupState, own: dict[str, jax.Array], x_BD: jax.Array, step: jax.Array, settings: StepSettings
+    member: GroupState,
+    own: dict[str, jax.Array],
+    x_BD: jax.Array,
+    step: jax.Array,
+    settings: StepSettings,
+    branches: bool = True,
 ) -> tuple[GroupState, Metrics]:
     """One update of one member, whose state has no axis S; a member that is not finite stays as it was.
 
@@ -190,15 +198,19 @@ def update_member(
         own: its scalars sparsity_coefficient, learning_rate and seed.
         x_BD: the scaled batch, float32, rows over `data`.
         step: int32, updates made before this one.
+        branches: see `Context`.
     """
     autoencoder = member.autoencoder
     parameters = {name: getattr(autoencoder, name) for name in autoencoder.trained_fields()}
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), TRAINING), own["seed"])
-    coefficient = own["sparsity_coefficient"] * settings.schedules.sparsity_factor(step)
+    warm_up = settings.schedules.sparsity_factor(step) if autoencoder.warms_up else 1.0
+    coefficient = own["sparsity_coefficient"] * warm_up
     context = Context(
         sparsity_coefficient=coefficient,
         key=jax.random.fold_in(key, step),
+        dead_F=member.steps_since_fired >= settings.dead_window_steps,
         train=True,
+        branches=branches,
         compute_dtype=settings.compute_dtype,
     )
     since = jnp.where(member.last_resample == NEVER, -1, step - member.last_resample)

@@ -19,9 +19,11 @@ def randomised():
     def randomise(cls, activation_width, features, options=None, seed=0, dtype=jnp.float64):
         key, *keys = jax.random.split(jax.random.key(seed), 20)
         fresh = cls.initialise(key, activation_width, features, cls.Options() if options is None else options)
-        leaves, tree = jax.tree.flatten(fresh)
-        noise = [0.3 * jax.random.normal(k, leaf.shape, dtype) for k, leaf in zip(keys, leaves, strict=False)]
-        return jax.tree.unflatten(tree, [leaf.astype(dtype) + n for leaf, n in zip(leaves, noise, strict=True)])
+        values = {name: getattr(fresh, name).astype(dtype) for name in fresh.feature_axes}
+        arrays = [name for name, value in values.items() if value.ndim]  # single numbers, such as k, mean something
+        for name, k in zip(arrays, keys, strict=False):
+            values[name] += 0.3 * jax.random.normal(k, values[name].shape, dtype)
+        return fresh.replace(**values)
 
     return randomise
 

@@ -1,0 +1,25 @@
+"""AbsTopK sparse autoencoders (Zhu et al., arXiv 2510.00404): the k features of largest size, with their signs."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gsae.autoencoders.selection import largest_of_each
+from gsae.autoencoders.topk import TopK
+
+
+@flax.struct.dataclass
+class AbsTopK(TopK):
+    """As `TopK`, but f = z where |z| is among the k largest of the token: a feature fires when f is not zero."""
+
+    def selected(self, z: jax.Array, k: jax.Array) -> jax.Array:
+        """f of pre-activations: [..., F] -> [..., F]; k is a whole number, of both signs together."""
+        return jnp.where(largest_of_each(jnp.abs(z), k), z, 0)
+
+    def active(self, f: jax.Array) -> jax.Array:
+        """Which features fire: bool, the shape of f."""
+        return f != 0
+
+    def fired(self, f_BF: jax.Array) -> jax.Array:
+        """In how many rows of a batch (below 2^24) each feature is active: int32 [F]."""
+        return super().fired(jnp.abs(f_BF))

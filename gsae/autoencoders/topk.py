@@ -1,0 +1,147 @@
+"""TopK sparse autoencoders (Gao et al. 2024, arXiv 2406.04093): k features a token, an auxiliary loss for dead ones.
+
+k stands where other architectures have the sparsity coefficient, and is a number for each member: a whole sweep of k is
+one program. It does not warm up.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from gsae.autoencoders import base, linear
+from gsae.autoencoders.base import parameter
+from gsae.autoencoders.context import Context
+from gsae.autoencoders.selection import largest_of_each
+from gsae.autoencoders.statistics import mean_squared_norm, reconstruction_statistics
+from gsae.errors import SettingError
+
+USUAL_K = 32  # before training has said otherwise; at most half of the features
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TopKOptions(base.CommonOptions):
+    """Settings of autoencoders that select k features.
+
+    Attributes:
+        auxiliary_k: how many dead features reconstruct what is left of each token; 0: half the activation's width.
+        auxiliary_coefficient: weight of that loss; 0 for none. It is in units of the inputs' variance, as the paper's.
+    """
+
+    auxiliary_k: int = 0
+    auxiliary_coefficient: float = 1 / 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.auxiliary_k, bool) or not isinstance(self.auxiliary_k, int) or self.auxiliary_k < 0:
+            raise SettingError("config.sae.auxiliary_k", self.auxiliary_k, "must be a whole number from 0")
+        if not self.auxiliary_coefficient >= 0:
+            raise SettingError("config.sae.auxiliary_coefficient", self.auxiliary_coefficient, "must be at least 0")
+
+
+@flax.struct.dataclass
+class TopK(base.Autoencoder):
+    """z = (x - b_dec) W_enc + b_enc, f = ReLU(z) where z is among the token's k largest, x_hat = f W_dec + b_dec."""
+
+    Options = TopKOptions
+    warms_up: ClassVar[bool] = False
+
+    W_enc: jax.Array = parameter(feature_axis=1)  # [D, F]
+    W_dec: jax.Array = parameter(feature_axis=0)  # [F, D]
+    b_enc: jax.Array = parameter(feature_axis=0)  # [F]
+    b_dec: jax.Array = parameter(feature_axis=None)  # [D]
+    k: jax.Array = parameter(feature_axis=None, trained=False, scalar=True)  # []: that of the newest update
+    options: TopKOptions = flax.struct.field(pytree_node=False, default=TopKOptions())
+
+    @classmethod
+    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: TopKOptions) -> Self:
+        """Unit decoder vectors, biases zero; float32."""
+        W_enc_DF, W_dec_FD = base.initial_weights(key, activation_width, features, options)
+        zeros_F, zeros_D = jnp.zeros(features, jnp.float32), jnp.zeros(activation_width, jnp.float32)
+        k = jnp.float32(min(USUAL_K, features // 2))
+        return cls(W_enc=W_enc_DF, W_dec=W_dec_FD, b_enc=zeros_F, b_dec=zeros_D, k=k, options=options)
+
+    def unit_norm_fields(self) -> tuple[str, ...]:
+        """W_dec: what is compared to select is then the length that a feature adds."""
+        return ("W_dec",)
+
+    def preactivations(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+        """z: [..., D] -> [..., F]."""
+        x, compute_dtype = self.operands(x, context)
+        return linear.encode(x, self.b_dec, self.W_enc, compute_dtype) + self.b_enc
+
+    def selected(self, z: jax.Array, k: jax.Array) -> jax.Array:
+        """f of pre-activations: [..., F] -> [..., F]; k is a whole number."""
+        positive = jax.nn.relu(z)
+        return jnp.where(largest_of_each(positive, k), positive, 0)
+
+    def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+        """Feature activations: [..., D] -> [..., F]."""
+        return self.selected(
+            self.preactivations(x, context), _whole(context.sparsity_coefficient if context else self.k)
+        )
+
+    def loss(self, batch: Mapping[str, jax.Array], context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """||x - x_hat||^2 and, where features are dead, what they make of the rest; with its statistics.
+
+        Five products of B D F multiplications with its gradient; where features are dead, three more.
+        """
+        x_BD = batch["x"]
+        target_BD = batch.get("target", x_BD)
+
+        z_BF = self.preactivations(x_BD, context)
+        f_BF = self.selected(z_BF, _whole(context.sparsity_coefficient))
+        x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
+
+        scale = self.options.error_scale(target_BD.shape[-1])
+        reconstruction = scale * mean_squared_norm(target_BD - x_hat_BD)
+        auxiliary = scale * self.auxiliary_loss(z_BF, target_BD, x_hat_BD, context)
+
+        stats = reconstruction_statistics(target_BD, x_hat_BD, self.fired(f_BF)) | self.observed(f_BF)
+        stats |= {"reconstruction": reconstruction, "sparsity": jnp.zeros_like(reconstruction), "auxiliary": auxiliary}
+        return reconstruction + auxiliary, stats | {"k": context.sparsity_coefficient}
+
+    def observed(self, f_BF: jax.Array) -> dict[str, jax.Array]:
+        """What `after_update` needs to know of a batch beside k: here, nothing."""
+        return {}
+
+    def after_update(self, stats: Mapping[str, jax.Array]) -> Self:
+        """Keeps k, so that the autoencoder encodes as it was trained."""
+        return self.replace(k=stats["k"].astype(self.k.dtype))
+
+    def auxiliary_loss(self, z_BF: jax.Array, target_BD: jax.Array, x_hat_BD: jax.Array, context: Context) -> jax.Array:
+        """AuxK: ||e - e_hat||^2 / ||e - E e||^2 of what is left, e = x - x_hat, times the inputs' variance.
+
+        e_hat is the decode, without b_dec, of the `auxiliary_k` dead features whose pre-activations are the largest.
+        Nothing but these features gets a gradient. Without dead features it is zero and costs nothing (where the mesh
+        splits the sweep, it is computed all the same).
+        """
+        zero = jnp.zeros((), x_hat_BD.dtype)
+        if context.dead_F is None or not self.options.auxiliary_coefficient:
+            return zero
+        dead_F = context.dead_F
+        count = self.options.auxiliary_k or target_BD.shape[-1] // 2
+        left_BD = stop_gradient(target_BD - x_hat_BD)
+        variance = stop_gradient(_variance(target_BD))
+
+        def reconstruct(z_BF, W_dec_FD):
+            f_BF = self.selected(jnp.where(dead_F, z_BF, 0), jnp.int32(count))
+            found_BD = linear.decode(f_BF, W_dec_FD, context.compute_dtype)
+            share = mean_squared_norm(left_BD - found_BD) / jnp.maximum(_variance(left_BD), 1e-30)
+            return self.options.auxiliary_coefficient * variance * share
+
+        if not context.branches:
+            return jnp.where(jnp.any(dead_F), reconstruct(z_BF, self.W_dec), zero)
+        return jax.lax.cond(jnp.any(dead_F), reconstruct, lambda z_BF, W_dec_FD: zero, z_BF, self.W_dec)
+
+
+def _variance(x_BD: jax.Array) -> jax.Array:
+    return mean_squared_norm(x_BD - jnp.mean(x_BD, axis=0))
+
+
+def _whole(k: jax.Array) -> jax.Array:
+    return jnp.round(k).astype(jnp.int32)
