@@ -97,7 +97,7 @@ class TopK(base.Autoencoder):
         f_BF = self.selected(z_BF, _whole(context.sparsity_coefficient))
         x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
 
-        scale = self.options.error_scale(target_BD.shape[-1])
+        scale = self.options.error_scale(target_BD)
         reconstruction = scale * mean_squared_norm(target_BD - x_hat_BD)
         auxiliary = scale * self.auxiliary_loss(z_BF, target_BD, x_hat_BD, context)
 

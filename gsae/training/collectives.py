@@ -71,6 +71,6 @@ def _of_member(group: Group, activation_width: int, settings: StepSettings, size
 
     def update(member: GroupState, own: dict[str, jax.Array], x_BD: jax.Array, step: jax.Array) -> Any:
         with jax.sharding.use_abstract_mesh(mesh):
-            return update_member(member, own, x_BD, step, settings)
+            return update_member(member, own, x_BD, step, settings, branches=sizes[0] == 1)
 
     return traced(jax.jit(update).trace(member, own, x_BD, typed((), jnp.int32)).jaxpr)

@@ -1,4 +1,4 @@
-"""TopK and its relatives: literal float64 transcriptions, the auxiliary loss, thresholds, a sweep of k in one program."""
+"""TopK and its relatives: float64 transcriptions, the auxiliary loss, thresholds, a sweep of k in one program."""
 
 import dataclasses
 
