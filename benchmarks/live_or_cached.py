@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gsae import chips, recipe
 from gsae import config as schema
-from gsae import recipe
 from gsae.activations.live import GENERATIONS
 from gsae.language_models.sites import NAMES, Site
 from gsae.mesh import make_mesh
-from gsae.throughput import PEAKS, count_flops
+from gsae.throughput import count_flops
 from gsae.training.groups import Point, group_points
 from gsae.training.step import abstract_state, batch_sharding, make_step
 
@@ -92,7 +92,8 @@ class Machine:
 
 
 LAPTOP = Machine("2 cores", 1, 0.12e12, 1e9)  # what the front-door experiment reaches
-TPUS = Machine("8 TPU v5e", 8, 8 * 0.4 * PEAKS["TPU v5e"], 1e9)
+V5E: Any = chips.named("v5e")
+TPUS = Machine("8 TPU v5e", 8, 8 * 0.4 * V5E.bfloat16, 1e9)
 
 
 @dataclasses.dataclass(frozen=True)
