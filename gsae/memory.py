@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -180,20 +180,27 @@ def _bytes(array: Any) -> int:
     return math.prod(shape) * array.dtype.itemsize
 
 
-def program_bytes(jaxpr: Any) -> int:
+def program_bytes(jaxpr: Any, size_of: Callable[[Any], float] | None = None) -> Any:
     """Bytes that a traced program holds at its worst moment, beside its arguments, on one device.
 
     Every intermediate array counts from the equation that makes it to the last one that reads it. XLA fuses some of
     them away, so that this is rather too much than too little.
+
+    Args:
+        jaxpr: the program.
+        size_of: bytes of an abstract array on one device; by default, by its sharding.
     """
+    size_of = size_of or _bytes
     program = getattr(jaxpr, "jaxpr", jaxpr)
     last_use = {var: index for index, equation in enumerate(program.eqns) for var in equation.invars if _is_name(var)}
     last_use |= {var: len(program.eqns) for var in program.outvars if _is_name(var)}
-    live: dict[Any, int] = {}
-    peak = 0
+    live: dict[Any, float] = {}
+    peak: float = 0
     for index, equation in enumerate(program.eqns):
-        inner = max((program_bytes(p) for value in equation.params.values() for p in _programs(value)), default=0)
-        results = {var: _bytes(var.aval) for var in equation.outvars if var in last_use}
+        inner = max(
+            (program_bytes(p, size_of) for value in equation.params.values() for p in _programs(value)), default=0
+        )
+        results = {var: size_of(var.aval) for var in equation.outvars if var in last_use}
         # What an inner program holds at its end are these results: they are not counted twice.
         peak = max(peak, sum(live.values()) + max(inner, sum(results.values())))
         live |= results
