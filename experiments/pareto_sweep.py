@@ -40,10 +40,11 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # order of the data, and everything else drawn at random but a point's own initialisation
 
-    config.mesh = ConfigDict()  # devices along each axis; one of the three may be -1: all that are left
-    config.mesh.sweep = 1  # members of the sweep side by side
-    config.mesh.data = 1  # parts of the batch
-    config.mesh.feature = 1  # parts of the dictionary
+    # Devices along each axis. 0: chosen so that all devices are used and a step is fastest; -1 (for one): all left.
+    config.mesh = ConfigDict()
+    config.mesh.sweep = 0  # members of the sweep side by side
+    config.mesh.data = 0  # parts of the batch
+    config.mesh.feature = 0  # parts of the dictionary
 
     config.processes = ConfigDict()  # several processes that are one run, on one machine or many
     # "auto": as the launcher says by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or Slurm, Open MPI,

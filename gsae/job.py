@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from gsae.activations.rows import Rows
 from gsae.autoencoders.registry import architecture
 from gsae.config import Config
 from gsae.errors import RunError, SettingError
-from gsae.language_models.sites import Site, names_of
+from gsae.language_models.parameters import count
+from gsae.language_models.settings import Settings
+from gsae.language_models.sites import Site, names_of, site_width
 from gsae.mesh import fetch, make_mesh, split_over
 from gsae.places import Place, place, try_out
 from gsae.processes.terminal import LOG
@@ -118,8 +120,34 @@ class Job:
     @functools.cached_property
     def mesh(self) -> Mesh:
         """The mesh that the sweep trains on."""
-        sizes = self.config.mesh
-        return make_mesh(sizes.sweep, sizes.data, sizes.feature, reserved=self.config.activations.devices)
+        sizes, reserved = self.config.mesh, self.config.activations.devices
+        given = (sizes.sweep, sizes.data, sizes.feature)
+        sweep, data, feature = self._chosen(given) if 0 in given else given
+        return make_mesh(sweep, data, feature, reserved)
+
+    def _chosen(self, given: tuple[int, int, int]) -> Sequence[int]:
+        """Sizes of a mesh of all devices that are not reserved, those that are given kept."""
+        from gsae.roofline.choice import choose
+
+        taken = 0
+        if self.has_language_model:
+            settings = self.config.language_model
+            itemsize = 2 if settings.dtype in ("bfloat16", "float16") else 4
+            taken = itemsize * count(self._language_model_settings) // settings.parts
+        return choose(
+            self.points,
+            {site: self._site_width(site) for site in self.sites},
+            recipe.step_settings(self.config),
+            devices=jax.devices()[: jax.device_count() - self.config.activations.devices],
+            row_itemsize=2 if self.config.activations.dtype == "bfloat16" else 4,
+            taken=taken,
+            given=given,
+        )
+
+    def _site_width(self, site: str) -> int:
+        if self.has_language_model:
+            return site_width(self._language_model_settings, Site.parse(site).name)
+        return self.activations.width(site) if self.rows_are_imported else self.rows.width(site)
 
     @property
     def language_model_devices(self) -> list[jax.Device]:
@@ -196,10 +224,21 @@ class Job:
         return self.config.activations.source != "rows"
 
     @functools.cached_property
+    def _language_model_settings(self) -> Settings:
+        """What the language model is; one that is split over devices is not loaded for it: they are not known yet."""
+        from gsae.language_models.loading import describe
+        from gsae.language_models.pinned import recorded_commit
+
+        settings = self.config.language_model
+        if settings.parts == 1:
+            return self.language_model.settings
+        return describe(settings.name, recorded_commit(self.workdir / LANGUAGE_MODEL) or settings.revision)
+
+    @functools.cached_property
     def points(self) -> list[Point]:
         """The points of the sweep."""
         if self.has_language_model:
-            settings = self.language_model.settings
+            settings = self._language_model_settings
             check = functools.partial(recipe.site_of_layers, settings.num_layers, names_of(settings))
         else:
             sites = self.activations.sites if self.rows_are_imported else self.rows.sites

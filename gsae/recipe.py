@@ -145,15 +145,18 @@ def schedules(config: Config) -> Schedules:
     )
 
 
-def step_settings(config: Config, input_scale: float = 1.0) -> StepSettings:
-    """What a step needs to know; `input_scale` comes from the statistics of the group's site."""
+def step_settings(config: Config, input_scale: float = 1.0, on_cpu: bool | None = None) -> StepSettings:
+    """What a step needs to know; `input_scale` comes from the statistics of the group's site.
+
+    `on_cpu`: where it will run; None for the devices that are here.
+    """
     training = config.training
     return StepSettings(
         batch_size=training.batch_size,
         schedules=schedules(config),
         seed=config.seed,
         input_scale=input_scale,
-        compute_dtype=compute_dtype(config),
+        compute_dtype=compute_dtype(config, on_cpu),
         beta2=training.beta2,
         eps=training.epsilon,
         resampling_return_steps=in_steps(config, "resampling.rewarmup"),
@@ -161,11 +164,12 @@ def step_settings(config: Config, input_scale: float = 1.0) -> StepSettings:
     )
 
 
-def compute_dtype(config: Config) -> str:
+def compute_dtype(config: Config, on_cpu: bool | None = None) -> str:
     """The dtype of the large products' operands: bfloat16 where the chip multiplies it faster, if left to us."""
     if config.sae.compute_dtype != "auto":
         return config.sae.compute_dtype
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    on_cpu = jax.default_backend() == "cpu" if on_cpu is None else on_cpu
+    return "float32" if on_cpu else "bfloat16"
 
 
 def input_scale(config: Config, mean_squared_norm: float) -> float:

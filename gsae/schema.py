@@ -78,8 +78,8 @@ def some_durations() -> Any:
 
 def axis() -> Any:
     """Devices along one axis of the mesh."""
-    allowed = "must be a positive number of devices, or -1"
-    return setting(allowed, lambda value: value > 0 or value == -1, operational=True)
+    allowed = "must be a positive number of devices, 0 (chosen for you) or -1 (all that are left)"
+    return setting(allowed, lambda value: value >= -1, operational=True)
 
 
 def at_least_a_second() -> Any:

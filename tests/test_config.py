@@ -51,7 +51,7 @@ def test_every_setting_of_the_config_file_has_a_comment():
         ("sweep.gated.learning_rates", (), "must be a tuple of positive numbers"),
         ("sweep.gated.learning_rates", 1e-3, "must be a tuple of float"),
         ("sweep.gated.seeds", (0, -1), "must be a tuple of whole numbers"),
-        ("mesh.data", 0, "must be a positive number of devices, or -1"),
+        ("mesh.data", -2, "must be a positive number of devices, 0 (chosen for you) or -1 (all that are left)"),
         ("activations.superblock_rows", 1000, "must be a multiple of config.training.batch_size"),
         ("activations.rows", 1024, "must be 0 or at least config.activations.superblock_rows"),
         ("sweep", {}, "must hold at least one entry"),

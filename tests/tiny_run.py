@@ -10,6 +10,9 @@ from experiments import pareto_sweep
 
 MODULES = ("argparse", "ast", "bdb", "calendar", "cmd", "csv", "doctest", "dis", "enum", "shutil", "tarfile", "zipfile")
 SETTINGS = {
+    "mesh.sweep": 1,
+    "mesh.data": 1,
+    "mesh.feature": 1,
     "text.source": "files",
     "text.context_length": 64,
     "text.held_out_fraction": 0.2,

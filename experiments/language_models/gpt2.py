@@ -10,7 +10,7 @@ Needs: 8 points on 300 million rows: 0.311 h on 8 TPU v5e live, 0.418 h and 464.
 
 That is arithmetic (`benchmarks/live_or_cached.py`), at 40 % of the chips' peak. It was not run at this size; expect
 what 2404.16014 found on larger models: standard needs about twice the L0 for the same loss recovered, with gamma
-below one, gated with gamma near one. Any other number of chips, GPUs included: `--config.mesh.data=-1`.
+below one, gated with gamma near one. Any other number of chips, GPUs included: all are used.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,10 @@
 The library of the hub honours the environment: HF_TOKEN, HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT.
 """
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,21 +49,53 @@ def find(name: str, revision: str = MAIN) -> Found:
         SettingError: when there is no such model or revision.
         RunError: when the hub cannot be reached and the cache does not have it.
     """
+    directory = _directory(name, revision)
+    return Found(directory, None) if directory else _from_hub(name, revision)
+
+
+def find_configuration(name: str, revision: str = MAIN) -> Path:
+    """The file config.json of a model: of one on the hub nothing else is downloaded.
+
+    Raises:
+        SettingError, RunError: as `find`.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    directory = _directory(name, revision)
+    if directory:
+        return directory / CONFIG
+    try:
+        with _refusals(name, revision):
+            return Path(hf_hub_download(name, CONFIG, revision=revision, etag_timeout=SECONDS))
+    except SettingError:
+        raise
+    except EntryNotFoundError as error:
+        if isinstance(error, OSError):  # nothing in the cache, and no hub
+            raise _unreachable(name, revision, error) from error
+        raise SettingError(SETTING, name, f"has no {CONFIG} on the hub") from error
+    except Exception as error:
+        raise _unreachable(name, revision, error) from error
+
+
+def _directory(name: str, revision: str) -> Path | None:
+    """The directory that a name means; None for what looks like a hub id."""
     path = Path(__file__).parent / BUNDLED if name == BUNDLED else Path(name).expanduser()
     if name and path.is_dir():
         if not (path / CONFIG).is_file():
             raise SettingError(SETTING, name, f"is a directory without {CONFIG}; a Hugging Face model has one")
         if revision != MAIN:
             raise SettingError(REVISION, revision, f"must be {MAIN!r}: {name!r} is a directory, which has no others")
-        return Found(path, None)
+        return path
     looks_like_an_id = name.count("/") <= 1 and not name.startswith((".", "/", "~")) and name.strip("/") == name
     if not name or not looks_like_an_id:
         raise SettingError(SETTING, name, f"is no directory; must be one, a Hugging Face hub id, or {BUNDLED!r}")
-    return _from_hub(name, revision)
+    return None
 
 
-def _from_hub(name: str, revision: str) -> Found:
-    from huggingface_hub import HfApi
+@contextlib.contextmanager
+def _refusals(name: str, revision: str) -> Iterator[None]:
+    """What the hub says about a name or a revision, as one line that names the setting."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -70,11 +104,7 @@ def _from_hub(name: str, revision: str) -> Found:
     )
 
     try:
-        if re.fullmatch("[0-9a-f]{40}", revision) and (cached := _cached(name, revision)) is not None:
-            return cached  # a commit never changes: nothing to ask the hub
-        listing = HfApi().model_info(name, revision=revision, timeout=SECONDS)
-        present = [file.rfilename for file in listing.siblings or ()]
-        return _downloaded(name, revision, present)
+        yield
     except HFValidationError as error:
         raise SettingError(SETTING, name, f"is neither {BUNDLED!r} nor a directory nor a hub id ({error})") from error
     except GatedRepoError as error:
@@ -85,17 +115,38 @@ def _from_hub(name: str, revision: str) -> Found:
     except RepositoryNotFoundError as error:
         allowed = "is no directory, and the hub has no such model, or none that HF_TOKEN may read"
         raise SettingError(SETTING, name, allowed) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _unreachable(name: str, revision: str, error: Exception) -> RunError:
+    return RunError(
+        f"{SETTING} = {name!r}: is no directory, the hub cannot be had ({_reason(error)}), "
+        f"and its cache has no whole copy of revision {revision!r}"
+    )
+
+
+def _from_hub(name: str, revision: str) -> Found:
+    from huggingface_hub import HfApi
+
+    try:
+        if re.fullmatch("[0-9a-f]{40}", revision) and (cached := _cached(name, revision)) is not None:
+            return cached  # a commit never changes: nothing to ask the hub
+        with _refusals(name, revision):
+            listing = HfApi().model_info(name, revision=revision, timeout=SECONDS)
+            present = [file.rfilename for file in listing.siblings or ()]
+            return _downloaded(name, revision, present)
     except (SettingError, RunError):
         raise
     except Exception as error:  # what a network throws has no common class across versions of the library
         found = _cached(name, revision)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if found is None:
-            raise RunError(
-                f"{SETTING} = {name!r}: is no directory, the hub cannot be had ({reason}), "
-                f"and its cache has no whole copy of revision {revision!r}"
-            ) from error
-        logging.warning("%s: the hub cannot be had (%s); using commit %s from the cache", name, reason, found.commit)
+            raise _unreachable(name, revision, error) from error
+        logging.warning(
+            "%s: the hub cannot be had (%s); using commit %s from the cache", name, _reason(error), found.commit
+        )
         return found
 
 

@@ -40,6 +40,16 @@ class LanguageModel:
     begins_with_bos: bool = False  # its tokenizer puts BOS before every text by itself (Llama, Gemma)
 
 
+def describe(name: str, revision: str = hub.MAIN) -> Settings:
+    """What a model is, from its config.json alone: no weights are read, or downloaded.
+
+    Raises:
+        SettingError, RunError: as `load_language_model`.
+    """
+    config = read_json(hub.find_configuration(name, revision))
+    return family_of(config).settings(config)
+
+
 def load_language_model(
     name: str, dtype: str = "float32", mesh: Mesh | None = None, *, revision: str = hub.MAIN
 ) -> LanguageModel:

@@ -4,6 +4,7 @@ An axis is a product of named parts, the outermost first: `head number` is heads
 `number` numbers. A parameter's path is where it stands in the module: `("layers", 0, "attention", "q", "kernel")`.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 
 from gsae.language_models.settings import NormSettings, Settings
@@ -44,6 +45,14 @@ def parameters(settings: Settings) -> dict[Path, Axes]:
     if settings.unembedding_bias:
         found[("unembedding_bias",)] = ("token",)
     return found
+
+
+def count(settings: Settings) -> int:
+    """How many numbers all parameters are."""
+    length = sizes(settings)
+    return sum(
+        math.prod(length[part] for axis in axes for part in axis.split()) for axes in parameters(settings).values()
+    )
 
 
 def _norm(settings: NormSettings, axis: str) -> Iterator[tuple[Path, Axes]]:

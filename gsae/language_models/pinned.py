@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -18,15 +19,24 @@ def load_pinned(record: Path, name: str, dtype: str, mesh: Mesh | None, *, revis
         SettingError: when the model's files are not those that were recorded, and as `load_language_model`.
         RunError: when the record cannot be read, and as `load_language_model`.
     """
-    try:
-        before = json.loads(record.read_text()) if record.exists() else {}
-    except json.JSONDecodeError as error:
-        raise RunError(f"{record}: is not readable ({error})") from error
+    before = _read(record)
     model = load_language_model(name, dtype, mesh, revision=before.get("commit") or revision)
     if before and before["fingerprint"] != model.fingerprint:
         allowed = f"its files have changed since {record} was written; restore them, or choose another --workdir"
         raise SettingError(SETTING, name, allowed)
     return model
+
+
+def recorded_commit(record: Path) -> str | None:
+    """The commit that `pin` recorded; None where there is no record, or the model is not from the hub."""
+    return _read(record).get("commit")
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        return json.loads(record.read_text()) if record.exists() else {}
+    except json.JSONDecodeError as error:
+        raise RunError(f"{record}: is not readable ({error})") from error
 
 
 def pin(record: Path, model: LanguageModel) -> None:

@@ -28,6 +28,15 @@ def names_of(settings: Settings) -> tuple[str, ...]:
     return NAMES if settings.mlp is not None else tuple(name for name in NAMES if not name.startswith("mlp"))
 
 
+def site_width(settings: Settings, name: str) -> int:
+    """How many numbers a site holds per token."""
+    if name not in names_of(settings):
+        raise ValueError(f"{name!r} is no site of this model; its sites are {', '.join(names_of(settings))}")
+    if name == "attn_z":
+        return settings.attention[0].heads * settings.attention[0].head_width
+    return settings.mlp.width if settings.mlp is not None and name == "mlp_act" else settings.width
+
+
 @dataclass(frozen=True, order=True)
 class Site:
     """One named place in one layer (counted from 0). `str(site)` is `name.layer`, for example `mlp_out.2`."""

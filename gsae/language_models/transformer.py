@@ -15,7 +15,7 @@ from gsae.language_models.mlp import MLP
 from gsae.language_models.norms import Norm
 from gsae.language_models.parameters import norm_names
 from gsae.language_models.settings import Settings
-from gsae.language_models.sites import Site, names_of
+from gsae.language_models.sites import Site, site_width
 
 
 class Block(nnx.Module):
@@ -95,12 +95,7 @@ class Transformer(nnx.Module):
 
     def site_width(self, name: str) -> int:
         """How many numbers a site holds per token."""
-        s = self.settings
-        if name not in names_of(s):
-            raise ValueError(f"{name!r} is no site of this model; its sites are {', '.join(names_of(s))}")
-        if name == "attn_z":
-            return s.attention[0].heads * s.attention[0].head_width
-        return s.mlp.width if s.mlp is not None and name == "mlp_act" else s.width
+        return site_width(self.settings, name)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
         """The residual stream h [B, T, D] that enters layer 0; positions count from 0 where none are given."""
