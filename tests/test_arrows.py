@@ -21,8 +21,9 @@ ARROWS = {
     "artifacts": {"errors", "places"},
     "durations": {"errors"},
     "mesh": {"errors"},
-    "throughput": set(),
+    "chips": set(),
     "collectives": set(),
+    "throughput": {"chips"},
     "capacity": set(),
     "processes": {"errors"},
     "text": {"artifacts", "errors"},
@@ -52,10 +53,12 @@ ARROWS = {
         "activations.capture", "activations.exchange", "activations.live", "capacity", "errors",
         "language_models.loading", "language_models.sites", "training",
     },
+    "roofline": {"capacity", "chips", "errors", "memory", "mesh", "throughput", "training"},
     "job": {
         "activations.capture", "activations.fitting", "activations.live", "activations.live_together",
         "activations.row_import", "activations.rows", "activations.store", "artifacts", "autoencoders.registry",
-        "config", "errors", "language_models", "memory", "mesh", "places", "processes", "recipe", "schema",
+        "config", "errors", "language_models", "memory", "mesh", "places", "processes", "recipe", "roofline",
+        "schema",
         "text.tokens", "training",
     },
     "tokenise": {
@@ -73,11 +76,16 @@ ARROWS = {
         "reports",
     },
     "pretrain": {"artifacts", "config", "errors", "language_models", "mesh", "schema", "text"},
-    "main": {"config", "errors", "pipeline", "processes"},
+    "run_flags": {"errors", "processes"},
+    "plan": {
+        "activations.capture", "activations.rows", "autoencoders", "chips", "collectives", "config", "errors",
+        "evaluation", "language_models", "mesh", "recipe", "roofline", "run_flags", "throughput", "training",
+    },
+    "main": {"config", "errors", "pipeline", "processes", "run_flags"},
     "": {"activations.row_stream", "interop.hub", "interventions"},  # gsae/__init__.py: what stands there by name
 }  # fmt: skip
 NAME_ARCHITECTURES = {"autoencoders", "interop"}  # other tools' formats say by name which one they hold
-KNOW_THE_CONFIGURATION = {"job", "main", "pipeline", "pretrain", "plan", "recipe", "tokenise"}
+KNOW_THE_CONFIGURATION = {"job", "main", "pipeline", "pretrain", "plan", "recipe", "run_flags", "tokenise"}
 
 
 def module_of(file):

@@ -1,0 +1,63 @@
+"""What a run would need on a machine that one does not have.
+
+    python -m gsae.plan --config=experiments/pareto_sweep.py [--config.sae.width=4096 ...] --topology=v5e:4x4
+        [--mesh=sweep,data,feature] [--price=1.2]
+
+Exit codes: 0; 2 when a setting is wrong; 1 when the hub cannot be reached.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from gsae.errors import RunError, SettingError
+from gsae.run_flags import CONFIG, fail, parse_flags
+
+_TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "The machine: v5e:4x4, v5p:4x4x4 (v4, v5e, v5p, v6e, tpu7x) and cpu:8 are compiled for; h100:8, h200:8, a100:8 and "
+    "tpuv3:8 are estimated.",
+)
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Sizes of sweep, data and feature such as 8,1,2; 0: chosen. Default: config.mesh."
+)
+_PRICE = flags.DEFINE_float("price", None, "Of one chip and hour, in any currency.")
+
+
+def plan(arguments: Sequence[str]) -> None:
+    """Prints the plan of the command line."""
+    try:
+        name = _TOPOLOGY.value
+        if name is None:
+            raise SettingError("--topology", name, "must name a machine, for example v5e:4x4")
+        if _PRICE.value is not None and not 0 <= _PRICE.value < float("inf"):
+            raise SettingError("--price", _PRICE.value, "must be a number from 0")
+        _before_jax(name)
+        from gsae import config
+        from gsae.plan import topology
+        from gsae.plan.plan import make_plan, named_sizes
+        from gsae.plan.report import lines
+
+        logging.set_verbosity(logging.WARNING)
+        settings = config.parse(CONFIG.value)
+        sizes = settings.mesh
+        given = named_sizes(_MESH.value) if _MESH.value else (sizes.sweep, sizes.data, sizes.feature)
+        for line in lines(make_plan(settings, topology.find(name), given), _PRICE.value):
+            print(line, flush=True)
+    except (SettingError, RunError) as error:
+        fail(str(error), error.exit_code)
+
+
+def _before_jax(name: str) -> None:
+    """Nothing here looks for an accelerator; `cpu:N` needs N devices, which must be asked for before jax starts."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if asked := re.fullmatch(r"cpu:(\d+)", name):
+        flags_before = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags_before} --xla_force_host_platform_device_count={asked[1]}"
+
+
+if __name__ == "__main__":
+    app.run(plan, flags_parser=parse_flags)

@@ -1,0 +1,289 @@
+"""What a run would need on a machine: memory, seconds, bytes, money."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gsae import chips, recipe
+from gsae.config import Config
+from gsae.errors import SettingError
+from gsae.language_models.sites import Site, names_of, site_width
+from gsae.mesh import AXES, make_mesh
+from gsae.plan import programs
+from gsae.plan.compiler import Compiled
+from gsae.plan.model import AbstractModel, tokens
+from gsae.plan.topology import Topology
+from gsae.roofline.choice import Candidate, rank
+from gsae.roofline.estimate import LATENCY, Roofline, roofline
+from gsae.roofline.work import MemberWork
+from gsae.throughput import count_flops
+from gsae.training.groups import Group, group_points
+
+TRIES = 3  # meshes that are compiled, until one fits
+TOKENS = 1 << 14  # a device, in a pass of the language model of which config says 0: enough for its peak
+PROVENANCE = 12  # bytes that a store keeps beside a row: token, sequence, position
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """A stage that is no training.
+
+    Attributes:
+        flops: over all devices.
+        seconds: at the roofline.
+        compiling: gives its programs by name, compiled; nothing where there is no compiler.
+    """
+
+    flops: float
+    seconds: float
+    compiling: Callable[[], Mapping[str, Compiled]]
+
+    @functools.cached_property
+    def programs(self) -> Mapping[str, Compiled]:
+        """Its compiled programs; it takes a while with a large language model."""
+        return self.compiling()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would need.
+
+    Attributes:
+        topology: the machine.
+        groups: of the sweep on the chosen mesh.
+        ranked: meshes, the chosen one first.
+        steps: compiled steps by group, on the chosen mesh; empty where there is no compiler.
+        refused: meshes that the compiler refused, with its words.
+        roofline: of the training step; with the compiled collectives where there are some.
+        compute_dtype: of the large products.
+        model: the language model; None for rows from elsewhere.
+        row_bytes: of one row at all sites.
+        rows, trained_rows: different ones, and all that the training takes.
+        harvest, live, evaluation: the language model's passes into a store, or while the sweep trains, and when it is
+            judged; None where there are none.
+    """
+
+    topology: Topology
+    config: Config
+    groups: Sequence[Group]
+    ranked: Sequence[Candidate]
+    steps: Mapping[str, Compiled]
+    refused: Sequence[tuple[Candidate, str]]
+    roofline: Roofline
+    compute_dtype: str
+    model: AbstractModel | None
+    row_bytes: int
+    rows: int
+    trained_rows: int
+    harvest: Pass | None
+    live: Pass | None
+    evaluation: Pass | None
+
+    @property
+    def chosen(self) -> Candidate:
+        """The mesh."""
+        return self.ranked[0]
+
+    @property
+    def refused_all(self) -> bool:
+        """Whether the compiler refused the chosen mesh too."""
+        return any(step.refused for step in self.steps.values())
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all steps, with the passes that make rows live."""
+        return self.config.training.steps * self.roofline.seconds + (self.live.seconds if self.live else 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return self.training_seconds + sum(stage.seconds for stage in (self.harvest, self.evaluation) if stage)
+
+
+def make_plan(config: Config, topology: Topology, given: Sequence[int]) -> Plan:
+    """Chooses the mesh, compiles what there is a compiler for, and estimates the rest.
+
+    Args:
+        config: the run's.
+        topology: the machine.
+        given: sizes of sweep, data and feature; 0 or -1 where one is to be chosen.
+
+    Raises:
+        SettingError: when no mesh divides what it has to, or a setting does not suit the language model.
+    """
+    if config.activations.devices:
+        allowed = "must be 0 in a plan: it takes all devices for the mesh"
+        raise SettingError("config.activations.devices", config.activations.devices, allowed)
+    model = None if config.activations.source == "rows" else _model(config)
+    points, widths = _points_and_widths(config, model)
+    settings = recipe.step_settings(config, on_cpu=topology.chip is chips.CPU)
+    itemsize = 2 if config.activations.dtype == "bfloat16" else 4
+    works = [MemberWork.of(group, widths[group.site], settings) for group in group_points(points)]
+    ranked = rank(
+        works,
+        topology.chip,
+        topology.count,
+        batch_size=settings.batch_size,
+        row_itemsize=itemsize,
+        compute_dtype=settings.compute_dtype,
+        memory=topology.chip.memory,
+        taken=_taken(config, model),
+        fixed=given,
+    )
+    steps, refused = {}, []
+    for candidate in [c for c in ranked if c.fits][:TRIES] or ranked[:1]:
+        ranked = [candidate, *(other for other in ranked if other is not candidate)]
+        if topology.devices is None:
+            break
+        steps = _compile_steps(config, topology, candidate, points, widths, settings)
+        said = next((step.refused for step in steps.values() if step.refused), "")
+        if not said:
+            break
+        refused.append((candidate, said))
+    groups = group_points(points, ranked[0].sizes.sweep)
+    reference = roofline(ranked[0].demand, topology.chip, topology.count, settings.compute_dtype)
+    trained = config.training.steps * config.training.batch_size
+    rows = min(config.activations.rows or trained, trained)
+    row_bytes = (1 + config.activations.gradients) * itemsize * sum(widths.values())
+    harvest = live = evaluation = None
+    if model:
+        made = trained if config.activations.source == "live" else rows
+        forward = _forward(config, topology, widths, model, made)
+        harvest, live = (None, forward) if config.activations.source == "live" else (forward, None)
+        evaluation = _evaluation(config, topology, ranked[0], groups, widths, model, rows)
+    return Plan(
+        topology=topology,
+        config=config,
+        groups=groups,
+        ranked=ranked,
+        steps=steps,
+        refused=refused,
+        roofline=_with_collectives(reference, steps, topology),
+        compute_dtype=settings.compute_dtype,
+        model=model,
+        row_bytes=row_bytes,
+        rows=rows,
+        trained_rows=trained,
+        harvest=harvest,
+        live=live,
+        evaluation=evaluation,
+    )
+
+
+def _model(config: Config) -> AbstractModel:
+    settings = config.language_model
+    model = AbstractModel.of(settings.name, settings.revision, settings.dtype)
+    if config.text.context_length > model.settings.context_length:
+        allowed = f"the language model was made for at most {model.settings.context_length} tokens"
+        raise SettingError("config.text.context_length", config.text.context_length, allowed)
+    return model
+
+
+def _points_and_widths(config: Config, model: AbstractModel | None) -> tuple[list[Any], dict[str, int]]:
+    """The points, and D of their sites."""
+    if model is None:
+        from gsae.activations.rows import Rows
+
+        if not config.activations.paths:
+            allowed = "must name the rows: a plan reads their widths from the files"
+            raise SettingError("config.activations.paths", config.activations.paths, allowed)
+        rows = Rows.open(config.activations.paths)
+        points = recipe.points(config, functools.partial(recipe.site_of_rows, rows.sites))
+        return points, {point.site: rows.width(point.site) for point in points}
+    settings = model.settings
+    check = functools.partial(recipe.site_of_layers, settings.num_layers, names_of(settings))
+    points = recipe.points(config, check)
+    return points, {point.site: site_width(settings, Site.parse(point.site).name) for point in points}
+
+
+def _taken(config: Config, model: AbstractModel | None) -> float:
+    """Bytes of a device that the language model keeps while the sweep trains: it stays loaded for the evaluation."""
+    return model.bytes / config.language_model.parts if model else 0.0
+
+
+def _compile_steps(
+    config: Config, topology: Topology, candidate: Candidate, points: Any, widths: Mapping[str, int], settings: Any
+) -> dict[str, Compiled]:
+    mesh, found = topology.mesh(candidate.sizes), {}
+    for group in group_points(points, candidate.sizes.sweep):
+        step = programs.compile_step(group, widths[group.site], settings, mesh, config.activations.dtype)
+        found[group.name] = step
+        if step.refused:
+            break
+    return found
+
+
+def _with_collectives(reference: Roofline, steps: Mapping[str, Compiled], topology: Topology) -> Roofline:
+    """The roofline with what the compiled steps send, where they were compiled."""
+    if not steps or any(step.refused for step in steps.values()):
+        return reference
+    sent = sum(step.sent for step in steps.values())
+    count = sum(one.times for step in steps.values() for one in step.collectives)
+    return dataclasses.replace(reference, collectives=sent / topology.chip.ring(topology.count) + count * LATENCY)
+
+
+def _forward(config: Config, topology: Topology, widths: Mapping[str, int], model: AbstractModel, rows: int) -> Pass:
+    """The passes that make so many rows."""
+    length, activations, chip = config.text.context_length, config.activations, topology.chip
+    sites = tuple(Site.parse(site) for site in widths)
+    forward = model.capture(sites, activations.dtype, activations.gradients)
+    sequences = -(-rows // (length - config.text.skip_positions))
+    flops = count_flops(forward.trace(model.parameters, *tokens((1, length))).jaxpr) * sequences
+    row_bytes = (2 if activations.dtype == "bfloat16" else 4) * sum(widths.values())
+    to_host = rows * row_bytes / (topology.count * chip.host_link)
+
+    def compiling() -> Mapping[str, Compiled]:
+        if topology.devices is None:
+            return {}
+        own = model.placed(topology.one_host, config.language_model.parts)
+        at_once = _sequences(activations.sequences_at_once, length, own.parts, len(topology.one_host))
+        shape, gradients = (at_once, length), activations.gradients
+        return {"forward": programs.compile_harvest(model, own, sites, shape, activations.dtype, gradients)}
+
+    return Pass(flops, max(flops / (topology.count * chip.peak(model.dtype)), to_host), compiling)
+
+
+def _evaluation(
+    config: Config,
+    topology: Topology,
+    candidate: Candidate,
+    groups: Sequence[Group],
+    widths: Mapping[str, int],
+    model: AbstractModel,
+    rows: int,
+) -> Pass:
+    """All members judged at the end, and the quick looks before."""
+    length, settings = config.text.context_length, config.evaluation
+    counting = length - config.text.skip_positions
+    members = programs.judged(groups, widths, make_mesh())
+    quick = (config.training.steps - 1) // settings.every if settings.every else 0
+    sequences = -(-(settings.tokens or rows) // counting) + quick * -(-settings.quick_tokens // counting)
+    flops = programs.evaluation_flops(model, members, length) * sequences
+
+    def compiling() -> Mapping[str, Compiled]:
+        if topology.devices is None:
+            return {}
+        mesh = topology.mesh(candidate.sizes)
+        everywhere = model.placed(list(mesh.devices.flat), config.language_model.parts)
+        shape = (_sequences(settings.sequences_at_once, length, mesh.size, mesh.size), length)
+        return dict(programs.compile_evaluation(model, everywhere, members, mesh, shape))
+
+    return Pass(flops, flops / (topology.count * topology.chip.peak(model.dtype)), compiling)
+
+
+def _sequences(given: int, length: int, parts: int, devices: int) -> int:
+    """Sequences in a pass over the devices of a host, a multiple of the parts of a batch."""
+    wanted = given or max(1, TOKENS // length) * devices
+    return -(-wanted // parts) * parts
+
+
+def named_sizes(text: str) -> tuple[int, ...]:
+    """`--mesh=8,1,2` as sizes of sweep, data and feature; raises SettingError."""
+    try:
+        sizes = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != len(AXES) or min(sizes) < -1:
+        raise SettingError("--mesh", text, "must be the sizes of sweep, data and feature such as 8,1,2; 0: chosen")
+    return sizes
