@@ -1,0 +1,38 @@
+"""Every architecture on one frontier, on the language model that ships with gsae.
+
+    python -m gsae.main --config=experiments/architectures.py
+
+The front door's text, site, rows and schedule; gated and standard as tuned there. The others stand at the front door's
+learning rate and at coefficients that were not tuned: a starting point, not a comparison to be quoted. Where k features
+are selected, k stands in the place of the sparsity coefficient.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import pareto_sweep
+
+SELECTED = (2, 4, 10, 40)  # k, features a token
+
+
+def get_config() -> ConfigDict:
+    """The front door's settings, with four points of each architecture."""
+    config = pareto_sweep.get_config()
+    common = {"reconstruction_scale": "sum", "decoder_transpose_init": True}
+    # name: coefficients, its own options
+    others = {
+        "jumprelu": ((0.002, 0.01, 0.03, 0.1), {"log_threshold": True, "initial_threshold": 0.01, "bandwidth": 0.1}),
+        "topk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32}),
+        "batchtopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32}),
+        "abstopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32}),
+    }
+    for name, (coefficients, options) in others.items():
+        entry = ConfigDict()
+        entry.architecture = name
+        entry.sites = config.sweep.gated.sites
+        entry.width_factor = 1.5  # five products a step, as the standard one
+        entry.sparsity_coefficients = tuple(float(value) for value in coefficients)
+        entry.learning_rates = config.sweep.gated.learning_rates
+        entry.seeds = (0,)
+        entry.options = ConfigDict(common | options)
+        config.sweep[name] = entry
+    return config
