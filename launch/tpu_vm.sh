@@ -20,7 +20,8 @@ Usage: launch/tpu_vm.sh COMMAND [ARGUMENTS]
 From the environment: SLICE_NAME, SLICE_ZONE; to create also SLICE_TYPE (v5litepod-16) and SLICE_RUNTIME
 (v2-alpha-tpuv5-lite); optional: SLICE_TOPOLOGY (2x2x4; SLICE_TYPE is then v4), SLICE_SPOT=yes, SLICE_PROJECT,
 SLICE_ACCOUNT (the workers' service account), SLICE_SECRETS (HF_TOKEN,WANDB_API_KEY: names in Secret Manager),
-SLICE_POLL (seconds between questions, 30), SLICE_ATTEMPTS (of until_done, 100).
+SLICE_BUCKET (a bucket's name: setup mounts it on all workers as ~/gsae_bucket, through gcsfuse), SLICE_POLL
+(seconds between questions, 30), SLICE_ATTEMPTS (of until_done, 100).
 USAGE
 }
 
@@ -133,7 +134,7 @@ setup() { # sends what git tracks, as it is in the working tree
     git archive --format=tar.gz --output="$scratch/gsae.tar.gz" "${commit:-HEAD}" &&
         tpu tpu-vm scp "$scratch/gsae.tar.gz" "$SLICE_NAME:gsae.tar.gz" --worker=all &&
         on all bash -c "rm -rf gsae.new && mkdir gsae.new && tar -xzf gsae.tar.gz -C gsae.new &&
-            bash gsae.new/launch/tpu_worker.sh setup"
+            bash gsae.new/launch/tpu_worker.sh setup ${SLICE_BUCKET:-}"
 }
 
 begin() { # a command as words: sets run to the name under which the workers keep it
@@ -221,6 +222,9 @@ check() { # the command line and gcloud, before anything is asked of it
         case $word in *HF_TOKEN=* | *WANDB_API_KEY=*) die 2 "others can read a command line: use SLICE_SECRETS" ;; esac
     done
     need SLICE_NAME SLICE_ZONE
+    case ${SLICE_BUCKET:-} in
+        *[!a-z0-9._-]*) die 2 "SLICE_BUCKET = '$SLICE_BUCKET': must be a bucket's name, without gs:// or a path" ;;
+    esac
     command -v gcloud >/dev/null || die 1 "gcloud is not on PATH: https://cloud.google.com/sdk/docs/install"
     [ -n "$(gcloud auth list --filter=status:ACTIVE --format='value(account)' 2>/dev/null)" ] ||
         die 1 "gcloud is not logged in: gcloud auth login"

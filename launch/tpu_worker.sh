@@ -4,8 +4,8 @@
 # A run lives in ~/gsae_runs/ID: pid, log, and, when it has ended, code. It has a session of its own: no broken
 # connection ends it.
 set -euo pipefail
-code=$HOME/gsae venv=$HOME/gsae_venv runs=$HOME/gsae_runs
-usage="Usage: tpu_worker.sh setup | last | start ID SECRETS COMMAND... | follow ID | result ID SECONDS | stop"
+code=$HOME/gsae venv=$HOME/gsae_venv runs=$HOME/gsae_runs bucket=$HOME/gsae_bucket
+usage="Usage: tpu_worker.sh setup [BUCKET] | last | start ID SECRETS COMMAND... | follow ID | result ID SECONDS | stop"
 
 refuse() {
     echo "tpu_worker.sh: $(hostname): $1" >&2
@@ -40,7 +40,27 @@ setup() { # tpu_vm.sh has unpacked the code beside its place
         mv "$code.new" "$code"
     fi
     [ -x "$venv/bin/python" ] || environment || refuse "no environment could be made"
-    "$venv/bin/python" -m pip install -q -e "${code}[tpu]" || refuse "the installation failed"
+    "$venv/bin/python" -m pip install -q -e "${code}[tpu,gcs]" || refuse "the installation failed"
+    if [ "${1:-}" != "$(cat "$bucket.name" 2>/dev/null)" ]; then unmount; fi
+    if [ -n "${1:-}" ]; then echo "$1" >"$bucket.name"; else rm -f "$bucket.name"; fi
+    mounted
+}
+
+unmount() { fusermount -uz "$bucket" 2>/dev/null || true; }
+
+mounted() { # the bucket that setup was told of, if any; a reboot takes the mount away
+    local name said
+    if [ ! -f "$bucket.name" ] || mountpoint -q "$bucket"; then return; fi
+    name=$(cat "$bucket.name")
+    if ! command -v gcsfuse >/dev/null; then
+        said=$(sudo apt-get install -y gcsfuse 2>&1) ||
+            refuse "gcsfuse is missing (${said##*$'\n'}): Google's page 'Install Cloud Storage FUSE' says how to get it"
+    fi
+    unmount # what a gcsfuse that died has left
+    mkdir -p "$bucket"
+    # whole directories are renamed; and a worker must see at once what another has written: nothing is remembered
+    gcsfuse --implicit-dirs --rename-dir-limit=1000 --metadata-cache-ttl-secs=0 "$name" "$bucket" >"$bucket.log" 2>&1 ||
+        refuse "the bucket $name cannot be mounted: $(tail -n 1 "$bucket.log")"
 }
 
 start() {
@@ -48,6 +68,7 @@ start() {
     shift 2
     if [ -e "$runs/$id" ]; then return; fi
     if going last; then refuse "a run is going; tpu_vm.sh follow shows it, stop ends it"; fi
+    mounted
     mkdir -p "$runs/$id"
     (cd "$code" && exec setsid nohup bash launch/tpu_worker.sh body "$id" "$secrets" "$@") \
         </dev/null >"$runs/$id/log" 2>&1 &

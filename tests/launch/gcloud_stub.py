@@ -42,6 +42,22 @@ sys.exit(code)
 SYSTEM_PYTHON = """#!/usr/bin/env bash
 if [ "${{1:-}} ${{2:-}}" = "-m venv" ]; then mkdir -p "$3/bin" && cp {stub}/venv_python "$3/bin/python"; fi
 """
+# What a worker mounts a bucket with. `mounted` in its home directory stands for the mount: a reboot removes that. The
+# directories in `buckets` stand for buckets; apt has gcsfuse where `apt/gcsfuse` is there.
+FUSE = {
+    "sudo": """
+[ "$*" = "apt-get install -y gcsfuse" ] && cp {stub}/apt/gcsfuse "$HOME/bin/" 2>/dev/null && exit
+echo Reading package lists... && echo "E: Unable to locate package gcsfuse" >&2 && exit 100
+""",
+    "mountpoint": """[ "$1" = -q ] && [ -f "$HOME/mounted" ] && [ "$2" = "$HOME/gsae_bucket" ]""",
+    "fusermount": """rm "$HOME/mounted" """,
+}
+GCSFUSE = """#!/usr/bin/env bash
+[ -d "${{@: -1}}" ] && [ ! -f "$HOME/mounted" ] || exit 1
+printf '%s\\n' "$*" >>"$HOME/gcsfuse_calls"
+[ -d "{stub}/buckets/${{@: -2:1}}" ] || {{ echo "Error: daemonize.Run" && echo "bucket doesn't exist" >&2 && exit 1; }}
+touch "$HOME/mounted"
+"""
 
 
 def install(directory: Path) -> Path:
@@ -53,7 +69,11 @@ def install(directory: Path) -> Path:
     )
     (binaries / "python3.13").write_text(SYSTEM_PYTHON.format(stub=directory))
     (directory / "venv_python").write_text(PYTHON.format(python=sys.executable, stub=str(directory)))
-    for program in (binaries / "gcloud", binaries / "python3.13", directory / "venv_python"):
+    (directory / "apt").mkdir()
+    (directory / "apt" / "gcsfuse").write_text(GCSFUSE.format(stub=directory))
+    for name, text in FUSE.items():
+        (binaries / name).write_text("#!/usr/bin/env bash\n" + text.format(stub=directory))
+    for program in (*binaries.iterdir(), directory / "venv_python", directory / "apt" / "gcsfuse"):
         program.chmod(0o755)
     write_codes(directory, [0], [0])
     write_state(directory, request=[], slice="ABSENT", account="someone@example.org", faults=[])
@@ -106,7 +126,7 @@ def answer(directory: Path, arguments: list[str]) -> int:
                 return failed(state["refusal"])
             for index in range(WORKERS):
                 shutil.rmtree(directory / f"worker_{index}", ignore_errors=True)
-                (directory / f"worker_{index}").mkdir()
+                (directory / f"worker_{index}" / "bin").mkdir(parents=True)
             write_state(directory, request=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"], slice="READY")
         case ["compute", "tpus", "queued-resources", "describe", *_]:
             if not state["request"]:
@@ -157,7 +177,7 @@ def on_workers(directory: Path, worker: str, command: str) -> int:
         if fault is not None and fault.get("worker") == index:
             continue
         home = directory / f"worker_{index}"
-        environment = {"HOME": str(home), "PATH": f"{directory}/bin:/usr/bin:/bin"}
+        environment = {"HOME": str(home), "PATH": f"{home}/bin:{directory}/bin:/usr/bin:/bin"}
         running[index] = subprocess.Popen(["bash", "-c", " ".join(command.split(" "))], cwd=home, env=environment)
     codes = [running[index].wait() if index in running else fault["exit"] for index in asked]
     if fault is not None and "slice" in fault:

@@ -39,9 +39,11 @@ CONTAINER = record(
     args=TEXTS,
     env=several(record("name", name=TEXT, value=TEXT, valueFrom={"type": "object"})),
     envFrom=several(record(secretRef=record(name=TEXT, optional=FLAG))),
+    volumeMounts=several(record("mountPath name", name=TEXT, mountPath=TEXT, subPath=TEXT, readOnly=FLAG)),
     ports=several(record("containerPort", containerPort=NUMBER, name=TEXT, protocol=TEXT)),
     resources=record(limits={"type": "object", "additionalProperties": {"type": ["integer", "string"]}}),
 )
+CSI = record("driver", driver=TEXT, fsType=TEXT, readOnly=FLAG, volumeAttributes=LABELS)
 TOLERATION = record(key=TEXT, operator=TEXT, value=TEXT, effect=TEXT, tolerationSeconds=NUMBER)
 POD = record(
     "containers",
@@ -53,6 +55,7 @@ POD = record(
     serviceAccountName=TEXT,
     nodeSelector=LABELS,
     tolerations=several(TOLERATION),
+    volumes=several(record("name csi", name=TEXT, csi=CSI)),
 )
 EXIT_CODES = record("operator values", containerName=TEXT, operator={"enum": ["In", "NotIn"]}, values=several(NUMBER))
 JOB = record(
@@ -99,6 +102,7 @@ def test_the_jobset_fits_the_published_schema():
         (lambda slice: slice.pop("name"), "'name' is a required property"),
         (lambda slice: slice["template"]["spec"].pop("template"), "'template' is a required property"),
         (lambda slice: slice["template"]["spec"].update(paralellism=4), "'paralellism' was unexpected"),
+        (lambda slice: volume(slice)["csi"].update(bucketName="b"), "'bucketName' was unexpected"),
     ],
 )
 def test_the_schema_finds_what_is_missing_or_unknown(spoil, complaint):
@@ -130,6 +134,30 @@ def test_the_jobset_asks_for_a_whole_slice_and_restarts_by_exit_code():
     assert policy["onJobFailureReasons"] == ["PodFailurePolicy"]
 
 
+def volume(slice):
+    (volume,) = slice["template"]["spec"]["template"]["spec"]["volumes"]
+    return volume
+
+
+def test_all_pods_see_the_workdir_and_their_bucket():
+    (slice,) = jobset()["spec"]["replicatedJobs"]
+    pod = slice["template"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    options = dict(argument.split("=", 1) for argument in container["args"])
+    (mount,) = container["volumeMounts"]
+    assert mount["name"] == volume(slice)["name"]
+    assert Path(mount["mountPath"]) in Path(options["--workdir"]).parents
+    assert pod["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    assert volume(slice)["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
+    attributes = volume(slice)["csi"]["volumeAttributes"]
+    assert attributes["mountOptions"].split(",")[:2] == ["implicit-dirs", "rename-dir-limit=1000"]
+    for setting in ("activations.store", "training.checkpoints"):
+        assert options[f"--config.{setting}"].startswith(f"gs://{attributes['bucketName']}/")
+    # the driver and the program have the pod's identity, which none has on the host's network
+    assert "serviceAccountName" in pod["spec"]
+    assert "hostNetwork" not in pod["spec"]
+
+
 def test_secrets_stand_in_no_file():
     text = JOBSET.read_text() + DOCKERFILE.read_text()
     assert "envFrom" in text
@@ -154,4 +182,6 @@ def test_the_image_is_made_of_what_is_here(monkeypatch):
     (installation,) = [rest for name, rest in dockerfile() if name == "RUN" and "pip install" in rest]
     accelerators = re.search(r"in ([a-z |]+)\) ;;", installation)[1].split(" | ")
     assert sorted(accelerators) == ["cuda", "tpu"]
-    assert set(accelerators) <= set(asked["extras_require"])
+    extras = re.search(r'-e "\.\[([^]]+)\]"', installation)[1].split(",")
+    assert extras == ["$ACCELERATOR", "gcs"]
+    assert {*accelerators, "gcs"} <= set(asked["extras_require"])

@@ -20,6 +20,7 @@ def test_commands_on_a_page_name_what_is_there(page):
     text = page.read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
     assert blocks
+    assert [line for line in text.splitlines() if re.search(r"--workdir=\S*://", line)] == []  # the program refuses it
     for block in blocks:
         done = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -30,7 +30,7 @@ WORDS = [
     "--config=experiments/pareto_sweep.py",
     '--config.sweep.gated.sites=("attn_z.1", "resid_post.2")',
     "--config.text.paths=('it''s $HOME/a  b.txt', `id`)",
-    "--workdir=gs://bucket/run & more; #\\ \\n * ~ {a,b} !",
+    "--workdir=../gsae_bucket/run & more; #\\ \\n * ~ {a,b} !",
     "",
     "two\nlines\tand é",
 ]
@@ -137,6 +137,58 @@ def test_a_run_from_creation_to_deletion(cloud, tmp_path):
     assert tpus(cloud)[-1] == ["queued-resources", "delete", "gsae", "--force", *COMMON]
 
 
+def test_a_bucket_is_mounted_on_every_worker_and_again_after_a_reboot(cloud):
+    """Before a run begins, where setup was told of one; with gcsfuse from apt."""
+    for name in ("first-bucket", "other.bucket"):
+        (cloud / "buckets" / name).mkdir(parents=True)
+
+    def calls(worker):
+        home = cloud / f"worker_{worker}"
+        given = (home / "gcsfuse_calls").read_text().replace(str(home), "~").splitlines()
+        assert all(call.endswith(" ~/gsae_bucket") for call in given)
+        flags = "--implicit-dirs --rename-dir-limit=1000 --metadata-cache-ttl-secs=0 "
+        return [call.removeprefix(flags).removesuffix(" ~/gsae_bucket") for call in given]
+
+    def reach(*command, bucket=None):
+        code, _, err = tpu_vm(cloud, *command, SLICE_BUCKET=bucket)
+        assert code == 0, err
+
+    reach("create")
+    for _ in range(2):
+        reach("setup", bucket="first-bucket")  # what is mounted stays
+    assert [calls(worker) for worker in range(2)] == [["first-bucket"]] * 2
+    (call,) = [json.loads(line) for line in (cloud / "worker_0" / "python_calls.jsonl").read_text().splitlines()][:1]
+    assert call["arguments"][-1] == f"{cloud}/worker_0/gsae[tpu,gcs]"
+    (cloud / "worker_1" / "mounted").unlink()
+    gcloud_stub.write_codes(cloud, [0, 0], [0, 0])
+    reach("run", *WORDS)
+    assert [calls(worker) for worker in range(2)] == [["first-bucket"], ["first-bucket"] * 2]
+    reach("setup", bucket="other.bucket")
+    assert calls(0) == ["first-bucket", "other.bucket"]
+    (cloud / "buckets" / "other.bucket").rmdir()
+    (cloud / "worker_1" / "mounted").unlink()
+    code, _, err = tpu_vm(cloud, "run", *WORDS)
+    assert code == 1
+    assert ": the bucket other.bucket cannot be mounted: bucket doesn't exist\n" in err
+    assert len(of_python(cloud, 1)) == 1  # only the run before
+    reach("setup")  # without a bucket from here
+    assert [(cloud / f"worker_{worker}" / "mounted").exists() for worker in range(2)] == [False, False]
+    assert len(calls(1)) == 4
+
+
+def test_without_gcsfuse_setup_says_where_to_get_it(cloud):
+    (cloud / "apt" / "gcsfuse").unlink()
+    assert tpu_vm(cloud, "create")[0] == 0
+    code, _, err = tpu_vm(cloud, "setup", SLICE_BUCKET="first-bucket")
+    assert code == 1
+    missing = (
+        "gcsfuse is missing (E: Unable to locate package gcsfuse): Google's page 'Install Cloud Storage FUSE' says"
+    )
+    lines = [line.split(": ", 2)[2] for line in err.splitlines() if line.startswith("tpu_worker.sh: ")]
+    assert lines == [f"{missing} how to get it"] * 2
+    assert last_line(err) == "tpu_vm.sh: the code could not be installed on all workers"
+
+
 @pytest.mark.slow
 def test_until_done_goes_on_after_75_and_makes_a_slice_that_is_gone_again(cloud):
     gcloud_stub.write_codes(cloud, [75, "until a signal", 0], [75, "until a signal", 0])
@@ -161,6 +213,13 @@ def test_until_done_goes_on_after_75_and_makes_a_slice_that_is_gone_again(cloud)
         (["create"], {"SLICE_NAME": None}, {}, 2, "SLICE_NAME is not set; launch/tpu_vm.sh -h says what it is"),
         (["create"], {"SLICE_ZONE": ""}, {}, 2, "SLICE_ZONE is not set; launch/tpu_vm.sh -h says what it is"),
         (["create"], {"SLICE_TYPE": None}, {}, 2, "SLICE_TYPE is not set; launch/tpu_vm.sh -h says what it is"),
+        (
+            ["setup"],
+            {"SLICE_BUCKET": "gs://b"},
+            {},
+            2,
+            "SLICE_BUCKET = 'gs://b': must be a bucket's name, without gs:// or a path",
+        ),
         ([], {}, {}, 2, "no command; -h shows all"),
         (["begin"], {}, {}, 2, "begin: is not a command; -h shows all"),
         (["create", "spot"], {}, {}, 2, "create takes no arguments; -h shows all"),
