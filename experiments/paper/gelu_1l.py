@@ -14,8 +14,8 @@ Needs, frontier: 8 points on 1,229 million rows: 2.11 h on 8 TPU v5e live, 3.51 
 sweep's state 5.4 GB over all chips, live superblocks 8.6 GB of host memory.
 
 That is arithmetic (`benchmarks/live_or_cached.py`), at 40 % of the chips' peak. It was not run at this size. Any other
-number of chips, GPUs included: `--config.mesh.data=-1`. The paper does not name its text; C4 is most of what the model
-was trained on.
+number of chips, GPUs included, does: the mesh is chosen over all of them. The paper does not name its text; C4 is most
+of what the model was trained on.
 """
 
 from ml_collections import ConfigDict

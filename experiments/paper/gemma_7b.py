@@ -15,7 +15,7 @@ Needs, resid_post.20: 19 points on 1,229 million rows: 67.3 h on 8 TPU v5e live,
 sweep's state 157.8 GB over all chips, live superblocks 12.9 GB of host memory.
 
 That is arithmetic (`benchmarks/live_or_cached.py`), at 40 % of the chips' peak. It was not run at this size. Any other
-number of chips, GPUs included: `--config.mesh.data=-1`.
+number of chips, GPUs included, does: the mesh is chosen over all of them (`python -m gsae.plan` says what to expect).
 """
 
 from ml_collections import ConfigDict

@@ -15,7 +15,7 @@ Needs, mlp_out.16: 12 points on 1,638 million rows: 44.6 h on 8 TPU v5e live, 44
 sweep's state 80.5 GB over all chips, live superblocks 10.7 GB of host memory.
 
 That is arithmetic (`benchmarks/live_or_cached.py`), at 40 % of the chips' peak. It was not run at this size. Any other
-number of chips, GPUs included: `--config.mesh.data=-1`.
+number of chips, GPUs included, does: the mesh is chosen over all of them (`python -m gsae.plan` says what to expect).
 """
 
 from ml_collections import ConfigDict
