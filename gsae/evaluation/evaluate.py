@@ -160,7 +160,10 @@ class _Arms:
             if not self.sums:
                 self.shift_D = mean_of(x_BTW, counts_BT)
                 self.sums = [Sums(np.asarray(self.shift_D)) for _ in self.members]
-            made = [reconstruct(autoencoder, x_BTW, counts_BT, self.shift_D) for _, autoencoder in self.members]
+            made = [
+                places.finished(reconstruct(autoencoder, x_BTW, counts_BT, self.shift_D))
+                for _, autoencoder in self.members
+            ]
         arms = [(original_BTW, keep_BT), (zero_BTW, zero_BT)]
         arms += [(places.to_language_model(x_hat_BTW), keep_BT) for x_hat_BTW, _ in made]
         with jax.set_mesh(places.automatic):

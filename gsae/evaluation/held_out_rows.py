@@ -98,7 +98,7 @@ def _evaluated(
             if shift_D is None:
                 shift_D = mean_of(x_N1D, keep_N1)
                 sums = [Sums(np.asarray(shift_D)) for _ in members]
-            return [reconstruct(autoencoder, x_N1D, keep_N1, shift_D)[1] for _, autoencoder in members]
+            return [places.finished(reconstruct(autoencoder, x_N1D, keep_N1, shift_D))[1] for _, autoencoder in members]
 
     for rows_ND, keep_N in _batches(held_out, site, chosen, places.parts):
         made = programs(rows_ND, keep_N)

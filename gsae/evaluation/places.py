@@ -47,6 +47,15 @@ class Places:
         """How activations [B, T, D] come to the autoencoders and go from them: B over all devices."""
         return NamedSharding(self.mesh, PartitionSpec((axes.DATA, axes.FEATURE)))
 
+    def finished(self, results: Any) -> Any:
+        """The results of a program with collectives; on several CPU devices only once they are there.
+
+        CPU devices of one process share its threads. Programs that wait for each other's parts can take all of them
+        while the part that is missing has none (seen with 8 devices, 2 cores); other devices run them in turn.
+        """
+        together = self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu"
+        return jax.block_until_ready(results) if together else results
+
     def feed(self, array_BT: np.ndarray) -> jax.Array:
         """A batch as every process has it, [B, T, ...]; each sends its devices' parts."""
         return jax.make_array_from_callback(array_BT.shape, self.sequences, lambda index: array_BT[index])
