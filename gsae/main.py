@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from gsae.cpu_devices import enough_threads
 from gsae.errors import Interrupted, RunError, SettingError
 from gsae.run_flags import CONFIG, config_path, fail, parse_flags
 
@@ -33,6 +34,7 @@ def run(arguments: Sequence[str]) -> None:
     from gsae import config  # jax and the rest are heavy: only after the flags are known to be good
     from gsae.processes import launcher
 
+    enough_threads()
     logging.set_verbosity(logging.WARNING)  # jax reports every accelerator that it does not find
     experiment = config_path().stem
     if "://" in (_WORKDIR.value or ""):

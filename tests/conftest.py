@@ -2,6 +2,8 @@
 
 import os
 
+from gsae.cpu_devices import enough_threads
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
@@ -24,3 +26,6 @@ def amazon():
 
     with amazon_server() as server, found_by_this_process(server):
         yield server
+
+
+enough_threads()  # inherited by the processes that tests start

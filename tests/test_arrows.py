@@ -25,6 +25,7 @@ ARROWS = {
     "collectives": set(),
     "throughput": {"chips"},
     "capacity": set(),
+    "cpu_devices": set(),
     "processes": {"errors"},
     "text": {"artifacts", "errors"},
     "language_models": {"artifacts", "errors", "mesh"},
@@ -81,7 +82,7 @@ ARROWS = {
         "activations.capture", "activations.rows", "autoencoders", "chips", "collectives", "config", "errors",
         "evaluation", "language_models", "mesh", "recipe", "roofline", "run_flags", "throughput", "training",
     },
-    "main": {"config", "errors", "pipeline", "processes", "run_flags"},
+    "main": {"config", "cpu_devices", "errors", "pipeline", "processes", "run_flags"},
     "": {"activations.row_stream", "interop.hub", "interventions"},  # gsae/__init__.py: what stands there by name
 }  # fmt: skip
 NAME_ARCHITECTURES = {"autoencoders", "interop"}  # other tools' formats say by name which one they hold
