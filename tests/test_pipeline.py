@@ -150,7 +150,10 @@ def test_a_store_made_otherwise_is_refused(finished, texts, tmp_path):
     [
         ({"sweep__gated__sites": ("mlp_out.9",)}, r"config\.sweep\.gated\.sites\[0\] = 'mlp_out\.9': .* layers 0 to 3"),
         ({"sweep__gated__sites": ("mlp_in.1",)}, r"config\.sweep\.gated\.sites\[0\] = 'mlp_in\.1': .*resid_post"),
-        ({"sweep__gated__architecture": "gatd"}, r"config\.sweep\.gated\.architecture = 'gatd': must be one of gated"),
+        (
+            {"sweep__gated__architecture": "gatd"},
+            r"config\.sweep\.gated\.architecture = 'gatd': must be one of abstopk",
+        ),
         (
             {"sweep__gated__options__reconstruction_scale": "max"},
             r"config\.sweep\.gated\.options\.reconstruction_scale",

@@ -99,6 +99,8 @@ class _FeatureAxes:
 class Autoencoder:
     """Base of the architectures: frozen dataclasses of arrays, written for one member, and pure functions on them."""
 
+    # Of two architectures with the same arrays, each needs a class of options of its own: jax (jaxlib 0.10) takes trees
+    # of two classes for equal whose other contents are, and now and then runs the program of one on the other.
     Options: ClassVar[type[CommonOptions]] = Options
     STARTS_FROM: ClassVar[type["Autoencoder"] | None] = None  # whose trained weights it begins with, if any
     feature_axes = _FeatureAxes()

@@ -141,7 +141,8 @@ def test_devices_share_a_pass_without_a_word(language_model, token_store, live, 
     forward = shared._forward
     (captured, *_) = forward.batch(0)
     assert captured.sharding.device_set == set(jax.devices()[5:8]) and captured.shape[0] == 9
-    parameters, sharding, parts, _ = forward._placement
+    placement = forward._placement
+    parameters, sharding, parts = placement.parameters, placement.batch, placement.parts
     assert parts == 3
     batch = (jax.ShapeDtypeStruct((9, 16), kind, sharding=sharding) for kind in (np.int32, np.bool_))
     program = forward._capture.lower(parameters, *batch).compile().as_text()

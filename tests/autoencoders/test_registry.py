@@ -162,6 +162,16 @@ def test_names():
         architecture("topp")
 
 
+def test_no_two_architectures_look_alike_to_jax():
+    """Equal trees would share compiled programs now and then (seen: one architecture judged as the other)."""
+    trees = {
+        name: jax.tree.structure(kind.initialise(jax.random.key(0), 4, 8, kind.Options()))
+        for name, kind in ARCHITECTURES.items()
+    }
+    for name, tree in trees.items():
+        assert [other for other, theirs in trees.items() if theirs == tree] == [name]
+
+
 def test_options_from_plain_values():
     assert make_options("gated", {"tied": False}).tied is False
     with pytest.raises(SettingError, match=r"config.sae.tied = True: standard has no such setting"):

@@ -28,7 +28,7 @@ def held_out(superblock_rows=R):
 
 
 def member(name, site, seed, width=D):
-    kind = next(iter(ARCHITECTURES.values()))
+    kind = ARCHITECTURES["gated"]
     return Member(name, site, kind.initialise(jax.random.key(seed), width, F, kind.Options()))
 
 

@@ -48,6 +48,9 @@ def test_what_is_summed_is_what_the_formula_of_collectives_says(name):
     found = {DATA: 0.0, FEATURE: 0.0}
     for one in work_of(name).sums(Share(B / 2, F / 4), FEATURE, DATA):
         found[one.axis] += one.size
+    # Selection by counting, 31 numbers a row, is no product: the estimate leaves it out, a hundredth of a decode here.
+    counts = 31 * 4 * B / 2 if name in ("topk", "abstopk") else 0
+    formula["all-reduce", (FEATURE,)] -= counts
     vectors = 8 * 4 * (F / 4 + D)  # counts and sums beside the gradients, which the estimate leaves out
     for axis, size in found.items():
         assert size == pytest.approx(formula["all-reduce", (axis,)], rel=0.01, abs=vectors), axis
