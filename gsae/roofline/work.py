@@ -127,7 +127,7 @@ class MemberWork:
     def sums(self, share: Share, feature: str, data: str) -> list[Sum]:
         """What the devices that share the member add up: results of products over F or B, and vectors' gradients.
 
-        Counts by which features are selected are left out: 31 numbers a row.
+        Counts by which features are selected are left out: 31 numbers a row, each time.
         """
         found = []
         for product in self.products:

@@ -48,8 +48,8 @@ def test_what_is_summed_is_what_the_formula_of_collectives_says(name):
     found = {DATA: 0.0, FEATURE: 0.0}
     for one in work_of(name).sums(Share(B / 2, F / 4), FEATURE, DATA):
         found[one.axis] += one.size
-    # Selection by counting, 31 numbers a row, is no product: the estimate leaves it out, a hundredth of a decode here.
-    counts = 31 * 4 * B / 2 if name in ("topk", "abstopk") else 0
+    # Selection by counting, 31 numbers a row, for f and for dead features, is no product: the estimate leaves it out.
+    counts = 2 * 31 * 4 * B / 2 if name in ("topk", "abstopk") else 0
     formula["all-reduce", (FEATURE,)] -= counts
     vectors = 8 * 4 * (F / 4 + D)  # counts and sums beside the gradients, which the estimate leaves out
     for axis, size in found.items():
