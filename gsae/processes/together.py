@@ -205,7 +205,8 @@ class Together:
         _after(2 * LINGER, lambda: os._exit(code))
         own = process is None
         if tells:
-            self._terminal.tell(f"gsae: process {self.launch.index}: {complaint}")
+            below = "\n" if self._joined else ""  # a bar that is being drawn ends no line
+            self._terminal.tell(f"{below}gsae: process {self.launch.index}: {complaint}")
         LOG.info("process %d ends: %s", self.launch.index, complaint if own else f"process {process}: {complaint}")
         if self.launch.index == 0 and lingers:
             self._linger()
