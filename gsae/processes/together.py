@@ -7,7 +7,6 @@ is killed leaves none: then the collectives of the others fail, or jax misses it
 import contextlib
 import functools
 import os
-import re
 import sys
 import threading
 import time
@@ -27,7 +26,6 @@ SEEN = "gsae/seen/"  # which processes have read it
 LINGER = (
     5.0  # seconds at most for which the first process, whose coordination service has the note, lets others read it
 )
-THREADS = 8  # of XLA's pool for each device of a CPU
 GRACE = 2.0  # seconds in which whoever has failed leaves a note before its peers blame the connection
 
 
@@ -108,9 +106,6 @@ class Together:
         # CPU devices have no queue: of two programs that wait for other processes, each device could begin with another
         # one, and all would wait (seen, with two devices a process). So a program ends before the next one begins.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
-        # A collective holds a thread of XLA's pool until the other processes have come; one that all are waiting for
-        # must find one left (seen: two devices on two cores, each with two sums that do not depend on each other).
-        os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + THREADS * _cpu_devices()))
         make, limit = _jax.get_distributed_runtime_service, max(1, int(self._start_timeout))
         _jax.get_distributed_runtime_service = functools.partial(make, cluster_register_timeout=limit)
         try:
@@ -228,12 +223,6 @@ def _after(seconds: float, action: Callable[[], Any]) -> None:
     timer = threading.Timer(seconds, action)
     timer.daemon = True
     timer.start()
-
-
-def _cpu_devices() -> int:
-    """How many devices a CPU of this process is going to be."""
-    asked = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    return int(asked[1]) if asked else 1
 
 
 def _one_line(error: BaseException) -> str:
