@@ -72,6 +72,11 @@ def make_mesh(sweep: int = 1, data: int = 1, feature: int = 1, reserved: int = 0
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Explicit,) * 3, devices=used)
 
 
+def alone() -> Mesh:
+    """The explicit mesh of one device of this process, for shapes that are traced and never computed."""
+    return jax.make_mesh((1, 1, 1), AXES, axis_types=(AxisType.Explicit,) * 3, devices=jax.local_devices()[:1])
+
+
 def fetch(tree: Any) -> Any:
     """The values of small arrays, whole, in the memory of every process; with several, all call it alike."""
     leaves = jax.tree.leaves(tree)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 pytestmark = pytest.mark.slow
 
 MESH = {"mesh__data": 2, "mesh__feature": 2}
+CHOSEN = {"mesh__sweep": 0, "mesh__data": 0, "mesh__feature": 0}
 STEPS = several.CHANGES["training__steps"]
 
 
@@ -112,7 +113,7 @@ def test_only_the_first_process_prints_and_each_has_a_log(alone, pair):
     assert not (alone.workdir / "logs" / "process-0.log").exists()
 
 
-def test_a_stopped_run_of_four_processes_goes_on_in_two_on_another_mesh(texts, alone, tmp_path):
+def test_a_stopped_run_of_four_processes_goes_on_in_two_on_the_mesh_that_is_chosen(texts, alone, tmp_path):
     run = trained(texts, tmp_path / "run", alone, 4, 1)
     wait_until(has_checkpoint(run), run)
     run.processes[2].send_signal(signal.SIGTERM)
@@ -125,7 +126,9 @@ def test_a_stopped_run_of_four_processes_goes_on_in_two_on_another_mesh(texts, a
     steps = [int(path.name[5:]) for path in (run.workdir / "checkpoints").glob("step-*")]
     assert max(steps) == last
 
-    again = trained(texts, tmp_path / "run", alone, 2, 2, mesh__sweep=2, mesh__data=2, mesh__feature=1).to_the_end()
+    again = trained(texts, tmp_path / "run", alone, 2, 2, **CHOSEN).to_the_end()
+    [chosen] = [line for line in again.printed(0) if line.startswith("mesh: sweep ")]
+    assert "sweep 1 x data 2 x feature 2" not in chosen and "'feature': 2" not in again.log(1), chosen
     assert f"training resumes at step {last} of {STEPS}" in again.printed(0)
     assert f"training resumes at step {last}" in again.log(1)
     ours, others = metrics(run.workdir), metrics(alone.workdir)

@@ -9,7 +9,7 @@ from gsae import chips, recipe
 from gsae.config import Config
 from gsae.errors import SettingError
 from gsae.language_models.sites import Site, names_of, site_width
-from gsae.mesh import AXES, make_mesh
+from gsae.mesh import AXES, alone
 from gsae.plan import programs
 from gsae.plan.compiler import Compiled
 from gsae.plan.model import AbstractModel, tokens
@@ -256,7 +256,7 @@ def _evaluation(
     """All members judged at the end, and the quick looks before."""
     length, settings = config.text.context_length, config.evaluation
     counting = length - config.text.skip_positions
-    members = programs.judged(groups, widths, make_mesh())
+    members = programs.judged(groups, widths, alone())
     quick = (config.training.steps - 1) // settings.every if settings.every else 0
     sequences = -(-(settings.tokens or rows) // counting) + quick * -(-settings.quick_tokens // counting)
     flops = programs.evaluation_flops(model, members, length) * sequences

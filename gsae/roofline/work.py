@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsae.memory import program_bytes
-from gsae.mesh import make_mesh
+from gsae.mesh import alone
 from gsae.throughput import Product, matrix_products
 from gsae.training.groups import Group
 from gsae.training.step import StepSettings, abstract_state, update_member
@@ -77,7 +77,7 @@ class MemberWork:
         point = dataclasses.replace(group.points[0], width=features)
         member = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-            abstract_state(Group((point,)), activation_width, make_mesh()),
+            abstract_state(Group((point,)), activation_width, alone()),
         )
         number = jax.ShapeDtypeStruct((), jnp.float32)
         own = {
