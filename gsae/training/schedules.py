@@ -55,6 +55,13 @@ class Schedules:
             return jnp.float32(1)
         return jnp.minimum((step + 1) / jnp.float32(self.sparsity_warmup_steps), 1).astype(jnp.float32)
 
+    def progress(self, step: jax.Array) -> jax.Array:
+        """float32 share of the run's updates that were made before the one of `step`: 0 for the first, always below 1.
+
+        A run that is extended by raising its steps goes back to a smaller share.
+        """
+        return (step / jnp.float32(self.total_steps)).astype(jnp.float32)
+
 
 def return_factor(steps_since: jax.Array, length: int, floor: float) -> jax.Array:
     """float32 factor of the learning rate `steps_since` a resampling event: `floor`, back to 1 along a cosine.

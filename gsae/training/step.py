@@ -209,6 +209,7 @@ def update_member(
         sparsity_coefficient=coefficient,
         key=jax.random.fold_in(key, step),
         dead_F=member.steps_since_fired >= settings.dead_window_steps,
+        progress=settings.schedules.progress(step),
         train=True,
         branches=branches,
         compute_dtype=settings.compute_dtype,

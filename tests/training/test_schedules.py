@@ -42,6 +42,11 @@ def test_learning_rate_returns_after_an_event():
     np.testing.assert_array_equal(return_factor(since, 0, 0.1), 1)
 
 
+def test_progress_is_the_share_of_updates_made_before():
+    schedules = Schedules(total_steps=8)
+    assert [float(schedules.progress(jnp.int32(step))) for step in (0, 2, 7)] == [0, 0.25, 0.875]
+
+
 def test_factors_are_float32_late_in_a_run():
     factor = Schedules(2**31 - 1, "linear", 10, "linear", 2**30).learning_rate_factor(jnp.int32(2**31 - 2))
     assert factor.dtype == jnp.float32

@@ -102,6 +102,18 @@ def test_metrics_are_float32_per_member_with_the_schedules():
     np.testing.assert_allclose(metrics[2]["loss"], total, rtol=1e-6)
 
 
+def test_the_loss_is_told_how_far_the_run_is(monkeypatch):
+    plain = ARCHITECTURES["standard"].loss
+
+    def loss(self, batch, context):
+        value, stats = plain(self, batch, context)
+        return value, stats | {"auxiliary": jnp.float32(context.progress)}
+
+    monkeypatch.setattr(ARCHITECTURES["standard"], "loss", loss)
+    _, metrics = train([point("standard", width=2 * F)], 1, first=250)  # of 1000; a width of no other test
+    np.testing.assert_allclose(metrics[0]["auxiliary"], 0.25)
+
+
 def test_a_point_alone_is_the_point_in_a_sweep():
     points = [point(seed=3), point(seed=4, learning_rate=3e-3), point(seed=3, sparsity_coefficient=0.5)]
     together, _ = train(points, 5)
