@@ -21,9 +21,9 @@ def get_config() -> ConfigDict:
     # name: coefficients, its own options
     others = {
         "jumprelu": ((0.002, 0.01, 0.03, 0.1), {"log_threshold": True, "initial_threshold": 0.01, "bandwidth": 0.1}),
-        "topk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32}),
-        "batchtopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32}),
-        "abstopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32}),
+        "topk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),
+        "batchtopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),
+        "abstopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),
     }
     for name, (coefficients, options) in others.items():
         entry = ConfigDict()

@@ -1,6 +1,5 @@
 """One run in one workdir: its configuration, what its stages share, and where everything is kept."""
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from gsae.processes.terminal import LOG
 from gsae.processes.waiting import dissenter, wait_for_all
 from gsae.text.tokens import TokenStore
 from gsae.training import starting
+from gsae.training.calibration import with_decoder_bias
 from gsae.training.checkpoints import shelf
 from gsae.training.cost import cost_of_update
 from gsae.training.groups import Group, Point, group_points
@@ -394,11 +394,7 @@ class Job:
         if self.config.sae.decoder_bias == "zeros":
             return state
         mean_D = self.activations.statistics(group.site)["mean"] * self.input_scale(group.site)
-        old_SD = state.autoencoder.b_dec
-        value_SD = np.broadcast_to(mean_D, old_SD.shape).astype(old_SD.dtype)
-        b_dec_SD = jax.make_array_from_callback(old_SD.shape, old_SD.sharding, lambda index: value_SD[index])
-        autoencoder = dataclasses.replace(state.autoencoder, b_dec=b_dec_SD)
-        return dataclasses.replace(state, autoencoder=autoencoder)
+        return with_decoder_bias(state, mean_D)
 
     def cost(self, group: Group) -> dict[str, float]:
         """What an update of one point of the group costs."""

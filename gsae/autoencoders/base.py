@@ -162,6 +162,21 @@ class Autoencoder:
         """x_hat = f W_dec + b_dec: [..., F] -> [..., D]."""
         return linear.decode(jnp.asarray(f, self.W_dec.dtype), self.W_dec) + self.b_dec
 
+    def calibration_rows(self) -> int:
+        """How many rows, about, `calibrate` wants to see; 0: it is not called."""
+        return 0
+
+    def calibrate(self, x_ND: jax.Array) -> Self:
+        """A fresh one after it has seen a sample of what it will train on: here, the same.
+
+        Traced, and called once before the first update; not on resuming, and not where `STARTS_FROM` gives the
+        weights. Every array keeps its shape, dtype and sharding.
+
+        Args:
+            x_ND: float32 rows, scaled as in training, over `data` on a mesh; their order means nothing.
+        """
+        return self
+
     def after_update(self, stats: Mapping[str, jax.Array]) -> Self:
         """What happens outside the optimiser after each update (thresholds, rules of their own): here, nothing."""
         return self

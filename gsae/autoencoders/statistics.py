@@ -1,4 +1,4 @@
-"""What every training step reports of a reconstruction, besides the terms of its loss."""
+"""Sums over rows: what every training step reports of a reconstruction, and where rows have their middle."""
 
 import jax
 import jax.numpy as jnp
@@ -31,3 +31,25 @@ def reconstruction_statistics(target_BD: jax.Array, x_hat_BD: jax.Array, fired_F
         "variance": mean_squared_norm(target_BD - jnp.mean(target_BD, axis=0)),
         "fired": fired_F,
     }
+
+
+def geometric_median(x_ND: jax.Array, iterations: int = 100, tolerance: float = 1e-6) -> jax.Array:
+    """The point whose summed distance to all rows is least, [D]: Weiszfeld's iteration from the mean.
+
+    It ends after so many iterations, or when a step is shorter than the tolerance times the rows' mean distance.
+    """
+
+    def go_on(state):
+        i, _, moved, distance = state
+        return (i < iterations) & (moved > tolerance * distance)
+
+    def move(state):
+        i, old_D, _, _ = state
+        distance_N = jnp.sqrt(jnp.sum(jnp.square(x_ND - old_D), axis=1))
+        weight_N = 1 / jnp.maximum(distance_N, 1e-12)  # a row that the point is on pulls hard, not infinitely so
+        new_D = jnp.sum(x_ND * weight_N[:, None], axis=0) / jnp.sum(weight_N)
+        return i + 1, new_D, jnp.sqrt(jnp.sum(jnp.square(new_D - old_D))), jnp.mean(distance_N)
+
+    mean_D = jnp.mean(x_ND, axis=0)
+    start = (jnp.int32(0), mean_D, jnp.asarray(jnp.inf, x_ND.dtype), jnp.ones((), x_ND.dtype))
+    return jax.lax.while_loop(go_on, move, start)[1]

@@ -17,10 +17,11 @@ from gsae.autoencoders import base, linear
 from gsae.autoencoders.base import parameter
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.selection import largest_of_each
-from gsae.autoencoders.statistics import mean_squared_norm, reconstruction_statistics
+from gsae.autoencoders.statistics import geometric_median, mean_squared_norm, reconstruction_statistics
 from gsae.errors import SettingError
 
 USUAL_K = 32  # before training has said otherwise; at most half of the features
+MEDIAN_ROWS = 32_768  # Gao et al.: from so many rows b_dec begins at their geometric median
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,12 @@ class TopKOptions(base.CommonOptions):
     Attributes:
         auxiliary_k: how many dead features reconstruct what is left of each token; 0: half the activation's width.
         auxiliary_coefficient: weight of that loss; 0 for none. It is in units of the inputs' variance, as the paper's.
+        geometric_median: b_dec begins at the geometric median of a sample of rows, whatever else the settings say.
     """
 
     auxiliary_k: int = 0
     auxiliary_coefficient: float = 1 / 32
+    geometric_median: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,6 +67,14 @@ class TopK(base.Autoencoder):
         zeros_F, zeros_D = jnp.zeros(features, jnp.float32), jnp.zeros(activation_width, jnp.float32)
         k = jnp.float32(min(USUAL_K, features // 2))
         return cls(W_enc=W_enc_DF, W_dec=W_dec_FD, b_enc=zeros_F, b_dec=zeros_D, k=k, options=options)
+
+    def calibration_rows(self) -> int:
+        """The paper's number of rows, for the geometric median."""
+        return MEDIAN_ROWS if self.options.geometric_median else 0
+
+    def calibrate(self, x_ND: jax.Array) -> Self:
+        """b_dec at the rows' geometric median."""
+        return self.replace(b_dec=geometric_median(x_ND).astype(self.b_dec.dtype))
 
     def unit_norm_fields(self) -> tuple[str, ...]:
         """W_dec: what is compared to select is then the length that a feature adds."""

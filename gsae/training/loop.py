@@ -20,6 +20,7 @@ from gsae.errors import Interrupted, SettingError
 from gsae.mesh import fetch, in_turn
 from gsae.processes.terminal import LOG
 from gsae.throughput import count_flops, peak_flops
+from gsae.training.calibration import calibrated
 from gsae.training.checkpoints import Checkpoints
 from gsae.training.groups import Group
 from gsae.training.logging import Logger
@@ -87,7 +88,8 @@ def train(
         on_evaluate: called with (updates made, states) every `evaluate_every` steps (0: never). What it raises ends the
             run; the last checkpoint stays. It must not keep the arrays: the next step consumes them.
         evaluate_every: steps between two calls.
-        initialise: the state of a group before the first update; by default `initial_state`.
+        initialise: the state of a group before the first update and before it is calibrated; by default
+            `initial_state`.
         producer: makes the rows of `batches` meanwhile; its waiting is logged, and it is closed at the end.
 
     Returns:
@@ -100,8 +102,9 @@ def train(
     """
     with watch_signals() as stop, contextlib.ExitStack() as opened:
         # The order in which a run resumes:
-        # 1. The state from the newest checkpoint whose every byte is as it was written; without one, that of step 0.
-        start, states = _first_states(groups, batches, mesh, checkpoints, steps, initialise)
+        # 1. The state from the newest checkpoint whose every byte is as it was written; without one, that of step 0,
+        #    with what architectures take from a sample of the rows.
+        start, states = _first_states(groups, batches, settings, mesh, checkpoints, steps, initialise)
         if start == steps:
             return states
         # 2. Batches from that step on. Keys are folded from (seed, step) in the programs: nothing else to restore.
@@ -142,6 +145,7 @@ def train(
 def _first_states(
     groups: Sequence[Group],
     batches: Batches,
+    settings: Mapping[str, StepSettings],
     mesh: Mesh,
     checkpoints: Checkpoints,
     steps: int,
@@ -153,7 +157,12 @@ def _first_states(
     restored = checkpoints.restore_newest(targets, _say)
     if restored is None:
         make = initialise or (lambda group: initial_state(group, widths[group.name], mesh))
-        return 0, {group.name: make(group) for group in groups}
+        fresh = {}
+        for group in groups:
+            fresh[group.name], rows = calibrated(group, make(group), batches, settings[group.site], mesh)
+            if rows:
+                _say(f"{group.describe()}: calibrated on {rows:,} rows")
+        return 0, fresh
     start, states, _ = restored
     if start > steps:
         raise SettingError("config.training.steps", steps, f"{checkpoints.directory} is at step {start} already")
