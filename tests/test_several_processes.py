@@ -12,6 +12,8 @@ import tiny_run
 from processes_of_a_run import LIMIT, Run
 from safetensors.numpy import load_file
 
+from gsae import artifacts
+
 pytestmark = pytest.mark.slow
 
 MESH = {"mesh__data": 2, "mesh__feature": 2}
@@ -182,3 +184,83 @@ def test_what_is_wrong_in_one_process_is_said_once_and_ends_all(texts, tmp_path)
     [line] = run.printed(0) + run.printed(1)
     assert line in [f"gsae: process {index}: {told}" for index in range(2)]
     assert not run.workdir.exists()
+
+
+# One run, ended again and again: in which stage, a sign that it is there, which process gets which signal, and with
+# what codes both end. Its autoencoders are trained already.
+ENDINGS = [
+    ("tokenise", ("tokens/portions/*/manifest.json", 1), 0, signal.SIGKILL, [-signal.SIGKILL, 1]),
+    ("harvest", ("activations/**/*.json", 2), 1, signal.SIGKILL, [1, -signal.SIGKILL]),
+    ("evaluate", "evaluate begins", 1, signal.SIGTERM, [75, 75]),
+    ("evaluate", ("evaluation/*/manifest.json", 1), 0, signal.SIGKILL, [-signal.SIGKILL, 1]),
+    ("report", "report begins", 0, signal.SIGKILL, [-signal.SIGKILL, 1]),
+]
+
+
+def end(run, sign, index, number, codes):
+    """Sends the signal when the sign is there; the one line that the others say, within a bounded time."""
+    if isinstance(sign, str):
+        wait_until(lambda: (run.workdir / "logs").exists() and sign in run.log(index), run)
+    else:
+        wait_until(lambda: len(list(run.workdir.glob(sign[0]))) >= sign[1], run)
+    run.processes[index].send_signal(number)
+    began = time.monotonic()
+    assert run.codes(100) == codes, run.text(0) + run.text(1)
+    assert time.monotonic() - began < 90
+    printed = [line for index in range(2) for line in run.printed(index)]
+    assert not any("Traceback" in line or "Check failure" in line for line in printed)
+    [told] = [line for line in printed if line.startswith("gsae: ")]
+    return told
+
+
+def assert_whole(workdir):
+    """Whatever is there under its own name is as its manifest says."""
+    made = [path.parent for path in workdir.rglob("manifest.json") if "partial" not in str(path)]
+    for path in made:
+        artifacts.verify(path)
+    return made
+
+
+def test_whichever_stage_is_killed_or_terminated_the_same_command_ends_as_if_nobody_had(texts, pair, tmp_path):
+    workdir = tmp_path / "run"
+    for kept in ("autoencoders", "checkpoints"):
+        shutil.copytree(pair.workdir / kept, workdir / kept)
+    for stage, sign, index, number, codes in ENDINGS:
+        run = Run(texts, workdir, 2, 2, **MESH, evaluation__every=6, processes__heartbeat_timeout=12.0)
+        told = end(run, sign, index, number, codes)
+        if number == signal.SIGTERM:
+            assert told == "gsae: process 1: SIGTERM: stopped; the same command continues"
+        else:
+            assert f"process {index}" in told or "has gone" in told, told
+        assert f"{stage} begins" in run.log(1 - index)
+        assert assert_whole(workdir) and not (workdir / "report.html").exists()
+    last = Run(texts, workdir, 2, 2, **MESH, evaluation__every=6).to_the_end()
+    for made in ("tokens", "activations", "evaluation"):
+        assert files_below(workdir / made) == files_below(pair.workdir / made), made
+    assert (workdir / "results.csv").read_bytes() == (pair.workdir / "results.csv").read_bytes()
+    assert not any("GFLOP a step" in line for line in last.printed(0))
+    assert not list(workdir.rglob("*partial*"))
+
+
+def test_rows_made_live_by_two_processes_train_as_their_store_does_and_are_made_again_after_kills(
+    texts, pair, tmp_path
+):
+    def live():
+        stored = {"text__store": pair.workdir / "tokens", "activations__source": "live"}
+        stored |= {"evaluation__every": 6, "processes__heartbeat_timeout": 12.0}
+        return Run(texts, tmp_path / "run", 2, 2, stage="train", **(MESH | stored))
+
+    told = end(live(), "train begins", 1, signal.SIGKILL, [1, -signal.SIGKILL])  # rows for the statistics are exchanged
+    assert "has gone" in told or "has stopped" in told, told
+    workdir = tmp_path / "run"
+    assert not (workdir / "statistics.json").exists() and not list(workdir.glob("checkpoints/step-*"))
+    told = end(live(), ("checkpoints/step-*[0-9]/manifest.json", 1), 1, signal.SIGKILL, [1, -signal.SIGKILL])
+    assert "has gone" in told or "has stopped" in told, told
+    assert_whole(workdir)
+
+    again = live().to_the_end()
+    assert any("training resumes at step" in line for line in again.printed(0))
+    assert metrics(workdir) == metrics(pair.workdir)
+    assert_same_weights(weights(workdir), weights(pair.workdir))
+    assert not (workdir / "activations").exists()
+    assert any("each of 2 processes made a share of every generation" in line for line in again.printed(0))
