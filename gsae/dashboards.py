@@ -7,6 +7,7 @@ Exit codes: 0 finished; 1 it failed; 2 a setting is wrong.
 """
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,23 +40,29 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _look(given: Any) -> None:
+    import jax
+
+    from gsae.autoencoders.saving import load_on_host
     from gsae.finished import FinishedRun
+    from gsae.mesh import make_mesh
 
     began = time.monotonic()
     run = FinishedRun(given.workdir)
     out = given.out or given.workdir / PAGE
     names = run.choose(given.point)
+    devices = math.gcd(jax.device_count(), *(int(run.rows[name]["width"]) for name in names))  # share the features
     size = write_dashboards(
         out,
         title=given.workdir.resolve().name,
         language_model=run.language_model,
         token_store=run.held_out,
         rows={name: run.rows[name] for name in names},
-        autoencoders={name: functools.partial(run.autoencoder, name) for name in names},
+        autoencoders={name: functools.partial(load_on_host, given.workdir / "autoencoders" / name) for name in names},
         sites={name: run.site(name) for name in names},
         features=given.features,
         tokens=given.tokens,
         batch_size=given.sequences,
+        mesh=make_mesh(feature=devices),
         seed=given.seed,
     )
     print(f"{out}: {size / 1e6:.1f} MB in {time.monotonic() - began:.0f} s; open it in a browser")
@@ -73,11 +80,14 @@ def write_dashboards(
     features: int,
     tokens: int,
     batch_size: int,
+    mesh: Any = None,
     skip_tokens: int = 0,
     seed: int = 0,
     progress: bool = True,
 ) -> int:
     """Looks at features of some points on held-out text and writes the page; gives its size in bytes.
+
+    Of several processes all call it alike, and the first one writes the page; the others get 0.
 
     Args:
         path: of the page.
@@ -90,6 +100,7 @@ def write_dashboards(
         features: of each point, drawn at random; 0 for all.
         tokens: how many tokens that count; 0 for all.
         batch_size: sequences in one pass.
+        mesh: with the axes of `gsae.mesh`, over whose devices sequences and features are split; None for one device.
         skip_tokens: so many tokens are passed over first.
         seed: of the features and the examples drawn.
         progress: draws a progress bar.
@@ -98,6 +109,8 @@ def write_dashboards(
         SettingError: when `skip_tokens` leaves no text.
         RunError: when the page cannot be written.
     """
+    import jax
+
     from gsae.artifacts import write_file
     from gsae.evaluation.batches import choose_sequences
     from gsae.evaluation.directions import directions
@@ -117,9 +130,16 @@ def write_dashboards(
         choose_sequences(token_store, tokens, seed, skip_tokens),
         features=chosen,
         batch_size=batch_size,
+        mesh=mesh,
         seed=seed,
         progress=progress,
     )
+    vectors = [
+        directions(language_model, seen.site, autoencoders[seen.name](), seen.features_F, mesh=mesh)
+        for seen in observed
+    ]
+    if jax.process_index() > 0:
+        return 0
     texts = TokenTexts(language_model.tokenizer)
     pool = text_pool(token_store, sequences_of(observed), texts)
     points = [
@@ -128,9 +148,9 @@ def write_dashboards(
             about=_about(rows[seen.name], seen.site),
             all_features=widths[seen.name],
             observed=seen,
-            directions=directions(language_model, seen.site, autoencoders[seen.name](), seen.features_F),
+            directions=own,
         )
-        for seen in observed
+        for seen, own in zip(observed, vectors, strict=True)
     ]
     page = dashboard_page(points, title=title, pool=pool, texts=texts, document_names=token_store.document_names)
     write_file(path, page)

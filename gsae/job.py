@@ -200,6 +200,7 @@ class Job:
             sequences_at_once=self.sequences_at_once,
             dtype=activations.dtype,
             revives=bool(self.config.training.resampling.at),
+            evaluates=0 < self.config.evaluation.every < self.config.training.steps,
             gradients=activations.gradients,
             limit=int(activations.memory_gb * 1e9),
             processes=jax.process_count(),

@@ -15,6 +15,7 @@ from gsae.activations.exchange import PIECE_BYTES
 from gsae.activations.live import GENERATIONS
 from gsae.capacity import device_memory, free_host_memory
 from gsae.errors import SettingError
+from gsae.evaluation.members import most_bytes
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.sites import Site
 from gsae.training.groups import Group
@@ -74,6 +75,7 @@ def live_needs(
     sequences_at_once: int,
     dtype: str,
     revives: bool = False,
+    evaluates: bool = False,
     gradients: bool = False,
     limit: int = 0,
     processes: int = 1,
@@ -92,6 +94,7 @@ def live_needs(
         sequences_at_once: B of a forward pass.
         dtype: of the rows.
         revives: whether dead features are revived: it may need the superblock that has just been left.
+        evaluates: whether points are judged while they train: then members are on the mesh once more, some at a time.
         gradients: whether each site comes with its gradient.
         limit: bytes to count with instead of what the devices (on CPU: the host) say that they have; 0: what they say.
         processes: how many make the rows together; the mesh is divided among them evenly.
@@ -104,6 +107,8 @@ def live_needs(
     sweep = _sweep_terms(groups, widths, mesh, step) | {
         "batches": BATCHES * step.batch_size * row_bytes // mesh.size,
     }
+    if evaluates:
+        sweep["evaluation"] = _judged_bytes(groups, widths, mesh)
     generations = GENERATIONS + revives
     host = {
         f"{generations} superblocks": superblock_rows * (generations * row_bytes + PLAN_BYTES),
@@ -163,6 +168,16 @@ def _sweep_terms(groups: Sequence[Group], widths: Mapping[str, int], mesh: Mesh,
         # The new state takes the place of the old one: it is not needed twice.
         updates.append(max(0, program_bytes(traced_step.jaxpr) - _tree_bytes(state)))
     return {"sweep": sum(map(_tree_bytes, states)), "update": max(updates)}
+
+
+def _judged_bytes(groups: Sequence[Group], widths: Mapping[str, int], mesh: Mesh) -> int:
+    """The weights of the members that are judged together, on one device, at the site where that is most."""
+    sizes: dict[str, list[int]] = {}
+    for group, state in zip(groups, _states(groups, widths, mesh), strict=True):
+        shards = [(leaf.sharding.shard_shape(leaf.shape), leaf) for leaf in jax.tree.leaves(state.autoencoder)]
+        size = sum(math.prod(shape[1:]) * leaf.dtype.itemsize for shape, leaf in shards)
+        sizes.setdefault(group.site, []).extend([size] * len(group.points))
+    return max(map(most_bytes, sizes.values()))
 
 
 def _tree_bytes(tree: Any) -> int:

@@ -325,10 +325,15 @@ def _evaluated(
 
 def report(job: Job) -> None:
     """The table on the terminal, results.csv, the figures and report.html; one process makes them."""
-    from gsae.reports.report import write_report
+    if jax.process_index() == 0:
+        _report(job)
+    if job.config.evaluation.dashboards:
+        wait_for_all("results")  # what is wrong with them is said before the others start to look
+        _show_features(job)
 
-    if jax.process_index() != 0:
-        return
+
+def _report(job: Job) -> None:
+    from gsae.reports.report import write_report
 
     rows, densities, pursued = [], {}, []
     for point in job.points:
@@ -356,14 +361,14 @@ def report(job: Job) -> None:
         equivalence=equivalence.read(job),
     )
     print(shown)
-    if job.config.evaluation.dashboards and jax.process_index() == 0:
-        _show_features(job, {row["point"]: row for row in rows if row["status"] == "ok"})
 
 
-def _show_features(job: Job, rows: Mapping[str, Mapping[str, Any]]) -> None:
+def _show_features(job: Job) -> None:
     """features.html: what features of every finished point respond to, on the text that it is judged on."""
-    from gsae.autoencoders.saving import load
+    from gsae.autoencoders.saving import load_on_host
 
+    results = (json.loads((job.evaluation_path(point) / "row.json").read_text()) for point in job.points)
+    rows = {row["point"]: row for row in results if row["status"] == "ok"}
     settings, sites = job.config.evaluation, {point.name: point.site for point in job.points}
     write_dashboards(
         job.workdir / PAGE,
@@ -372,7 +377,7 @@ def _show_features(job: Job, rows: Mapping[str, Mapping[str, Any]]) -> None:
         token_store=job.held_out,
         rows=rows,
         autoencoders={
-            point.name: functools.partial(load, job.autoencoder_path(point))
+            point.name: functools.partial(load_on_host, job.autoencoder_path(point))
             for point in job.points
             if point.name in rows
         },
@@ -380,6 +385,7 @@ def _show_features(job: Job, rows: Mapping[str, Mapping[str, Any]]) -> None:
         features=settings.dashboards,
         tokens=settings.tokens,
         batch_size=settings.sequences_at_once,
+        mesh=job.mesh,
         skip_tokens=settings.skip_tokens,
         seed=job.config.seed,
     )

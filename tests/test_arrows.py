@@ -52,7 +52,7 @@ ARROWS = {
     "recipe": {"autoencoders", "config", "durations", "errors", "language_models.sites", "mesh", "schema", "training"},
     "memory": {
         "activations.capture", "activations.exchange", "activations.live", "capacity", "errors",
-        "language_models.loading", "language_models.sites", "training",
+        "evaluation.members", "language_models.loading", "language_models.sites", "training",
     },
     "roofline": {"capacity", "chips", "errors", "memory", "mesh", "throughput", "training"},
     "job": {
@@ -71,7 +71,10 @@ ARROWS = {
     },
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},
-    "dashboards": {"artifacts", "command_line", "evaluation", "finished", "language_models.token_texts", "reports"},
+    "dashboards": {
+        "artifacts", "autoencoders.saving", "command_line", "evaluation", "finished", "language_models.token_texts",
+        "mesh", "reports",
+    },
     "study": {
         "artifacts", "command_line", "dashboards", "errors", "evaluation", "finished", "language_models.token_texts",
         "reports",

@@ -1,5 +1,7 @@
 """The estimate against what the compiler says, and the one line that refuses what cannot fit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +16,15 @@ from gsae.activations.capture import traced
 from gsae.activations.exchange import PIECE_BYTES
 from gsae.autoencoders.registry import architecture
 from gsae.errors import SettingError
+from gsae.evaluation import members
+from gsae.evaluation.members import Member, placed_runs
+from gsae.evaluation.places import Places, bytes_on_a_device
 from gsae.language_models.loading import load_language_model
 from gsae.language_models.sites import Site
+from gsae.training.extraction import member_on_mesh
 from gsae.training.groups import Point, group_points
 from gsae.training.schedules import Schedules
-from gsae.training.step import StepSettings, abstract_state, batch_sharding, make_step
+from gsae.training.step import StepSettings, abstract_state, batch_sharding, initial_state, make_step
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +68,10 @@ def test_the_forward_pass_is_estimated_within_a_factor_of_two(language_model):
 
 def needs(language_model, **changes):
     options = architecture("gated").Options()
-    groups = group_points([Point("gated", "attn_z.1", 1024, 0.1, 1e-3, 0, options)])
+    groups = changes.pop("groups", group_points([Point("gated", "attn_z.1", 1024, 0.1, 1e-3, 0, options)]))
     settings = {"superblock_rows": 1 << 20, "context_length": 64, "sequences_at_once": 8, "dtype": "bfloat16"}
     step = StepSettings(batch_size=512, schedules=Schedules(total_steps=10))
-    mesh = axes.make_mesh()
+    mesh = changes.pop("mesh", axes.make_mesh())
     sites = [Site(1, "attn_z")]
     settings |= {"devices": jax.devices()[:1]} | changes
     return memory.live_needs(language_model, sites, groups, mesh, step=step, **settings)
@@ -111,6 +117,34 @@ def test_accelerators_have_memories_of_their_own(language_model, monkeypatch):
     assert set(own.terms) == {"language model", "forward pass"} and own.there == 2 * 10**6
     assert set(training.terms) == {"language model", "sweep", "update", "batches"} and training.there == 10**6
     assert own.terms["forward pass"] < 0.6 * device.terms["forward pass"]  # half of the sequences each
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_weights_that_are_judged_while_they_train_count_as_they_are_placed(language_model, sizes):
+    """Beside the state: two groups at one site, as the evaluation takes them out of it and puts them on the mesh."""
+    points = [
+        Point(name, "attn_z.1", 256, coefficient, 1e-3, 0, architecture(name).Options())
+        for name in ("gated", "standard") for coefficient in (0.1, 0.2)
+    ]  # fmt: skip
+    groups, mesh = group_points(points, sizes[0]), axes.make_mesh(*sizes)
+    shared = {"groups": groups, "mesh": mesh, "devices": list(mesh.devices.flat)}
+    [without], [need] = (needs(language_model, evaluates=evaluates, **shared) for evaluates in (False, True))
+    assert need.total - without.total == need.terms["evaluation"] and "evaluation" not in without.terms
+    states = [initial_state(group, 128, mesh) for group in groups]
+    judged = [
+        Member(f"{state} {i}", "attn_z.1", functools.partial(member_on_mesh, states[state].autoencoder, i, mesh))
+        for state in range(2) for i in range(2)
+    ]  # fmt: skip
+    [(_, run)] = placed_runs(judged, Places.of(mesh), lambda site: 128)
+    assert need.terms["evaluation"] == mesh.size * sum(bytes_on_a_device(placed) for _, placed in run)
+
+
+def test_as_many_weights_count_as_are_placed_at_once(monkeypatch):
+    monkeypatch.setattr(members, "BYTES_AT_ONCE", 10)
+    assert members.most_bytes([4, 4, 4, 4]) == 12  # two fit; the third is there before they go
+    assert members.most_bytes([20, 3]) == 23 and members.most_bytes([1] * 40) == 11
+    monkeypatch.setattr(members, "AT_ONCE", 2)
+    assert members.most_bytes([1] * 40) == 3
 
 
 def test_a_live_run_that_cannot_fit_is_refused_before_anything_is_written(tmp_path):

@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 
+from gsae.evaluation.places import Places, default_mesh
 from gsae.language_models.loading import LanguageModel
 from gsae.language_models.norms import Norm
 from gsae.language_models.placement import place
 from gsae.language_models.sites import Site
 from gsae.language_models.transformer import Transformer
+from gsae.mesh import FEATURE
 
 CHUNK_BYTES = 32 << 20  # of one float32 array of logits or cosines
 # Through what a site's vector reaches the residual stream; sites that are not here are in it.
@@ -55,16 +58,21 @@ def directions(
     autoencoder: Any,
     features_F: np.ndarray,
     *,
+    mesh: Mesh | None = None,
     nearest: int = 5,
     tokens: int = 10,
 ) -> Directions:
     """Looks at the vectors of some features of an autoencoder that takes raw activations.
+
+    The dictionary comes whole to the host, and in parts to the devices.
 
     Args:
         language_model: its model and settings.
         site: where the autoencoder reads, `name.layer`.
         autoencoder: with W_enc [D, A] and W_dec [A, D].
         features_F: indices of the features.
+        mesh: with the axes of `gsae.mesh`, over whose axis `feature` the dictionary is split, in all their processes at
+            once; None for one device.
         nearest: how many other features; fewer where there are not so many.
         tokens: how many promoted and suppressed tokens; fewer where the vocabulary is smaller.
     """
@@ -76,20 +84,16 @@ def directions(
     nearest, tokens = min(nearest, len(unit_AD) - 1), min(tokens, vocabulary)
     parts: list[Any] = []
     at_once = max(CHUNK_BYTES // (4 * max(vocabulary, len(unit_AD))), 1)
-    with jax.set_mesh(placement.mesh):
-        everything_AD = jnp.asarray(unit_AD)
-        for start in range(0, len(features_F), at_once):
-            chosen_C = features_F[start : start + at_once]
-            parts.append(
-                jax.device_get(
-                    (
-                        _nearest(everything_AD, jnp.asarray(chosen_C), count=nearest),
-                        logit_effect(
-                            placement.parameters, jnp.asarray(W_dec_AD[chosen_C]), graph=graph, site=at, count=tokens
-                        ),
-                    )
-                )
-            )
+    places = Places.of(mesh or default_mesh())
+    everything_AD = places.put(unit_AD, PartitionSpec(FEATURE))
+    for start in range(0, len(features_F), at_once):
+        chosen_C = features_F[start : start + at_once]
+        with jax.set_mesh(places.mesh):
+            near = places.finished(_nearest(everything_AD, unit_AD[chosen_C], chosen_C, count=nearest))
+        with jax.set_mesh(placement.mesh):
+            vectors_CD = jnp.asarray(W_dec_AD[chosen_C])
+            effect = logit_effect(placement.parameters, vectors_CD, graph=graph, site=at, count=tokens)
+        parts.append(jax.device_get((near, effect)))
     (cosine_FN, nearest_FN), (up_FN, up_ids_FN, down_FN, down_ids_FN) = jax.tree.map(
         lambda *chunks: np.concatenate(chunks), *parts
     )
@@ -173,11 +177,24 @@ def _linear_part(norm: Norm, x_CM: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="count")
-def _nearest(unit_AD: jax.Array, chosen_C: jax.Array, *, count: int) -> tuple[jax.Array, jax.Array]:
-    with jax.default_matmul_precision("highest"):
-        cosine_CA = unit_AD[chosen_C] @ unit_AD.T
-    cosine_CA = jnp.where(chosen_C[:, None] == jnp.arange(unit_AD.shape[0]), -jnp.inf, cosine_CA)
-    return jax.lax.top_k(cosine_CA, count)
+def _nearest(unit_AD: jax.Array, unit_CD: jax.Array, chosen_C: jax.Array, *, count: int) -> tuple[jax.Array, jax.Array]:
+    """The largest cosines with others and whose they are, [C, count]: of each shard the largest, then of these."""
+
+    def of_a_shard(unit_AD, unit_CD, chosen_C):
+        with jax.default_matmul_precision("highest"):
+            cosine_CA = unit_CD @ unit_AD.T
+        own_A = jax.lax.axis_index(FEATURE) * unit_AD.shape[0] + jnp.arange(unit_AD.shape[0])
+        cosine_CA = jnp.where(chosen_C[:, None] == own_A, -jnp.inf, cosine_CA)
+        best_CN, place_CN = jax.lax.top_k(cosine_CA, min(count, len(own_A)))
+        every = partial(jax.lax.all_gather, axis_name=FEATURE, axis=1, tiled=True)
+        best_CN, index_CN = every(best_CN), every(own_A[place_CN])
+        best_CN, place_CN = jax.lax.top_k(best_CN, count)
+        return best_CN, jnp.take_along_axis(index_CN, place_CN, axis=1)
+
+    whole = PartitionSpec()
+    return jax.shard_map(
+        of_a_shard, in_specs=(PartitionSpec(FEATURE), whole, whole), out_specs=(whole, whole), check_vma=False
+    )(unit_AD, unit_CD, chosen_C)
 
 
 def _unit(vectors_AD: np.ndarray) -> np.ndarray:

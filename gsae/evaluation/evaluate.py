@@ -98,7 +98,7 @@ def evaluate(
     check_members(language_model, pending)
     sequences = choose_sequences(token_store, tokens, seed, skip_tokens)
     results: dict[str, Evaluation] = {}
-    places, placement = _places(language_model.model, mesh)
+    places, placement = places_on(language_model.model, mesh)
     graph, _ = nnx.split(language_model.model)
     batch_size = _rounded(batch_size, places.parts, len(sequences), progress)
     total = len(pending) * len(sequences) * token_store.context_length
@@ -114,6 +114,7 @@ def evaluate(
                 results[evaluation.name] = evaluation
                 if on_result is not None:
                     on_result(evaluation)
+            del arms, run  # their weights, before the next ones come
     return [results[member.name] for member in pending]
 
 
@@ -220,7 +221,7 @@ class _Arms:
             yield Evaluation(name, str(self.site), metrics, sums.density_F)
 
 
-def _places(model: Any, mesh: Mesh | None) -> tuple[Places, Placement]:
+def places_on(model: Any, mesh: Mesh | None) -> tuple[Places, Placement]:
     """Where the evaluation happens; without a mesh of a run, where the language model is split, else on one device."""
     if mesh is None:
         placement = place(model)
@@ -230,9 +231,14 @@ def _places(model: Any, mesh: Mesh | None) -> tuple[Places, Placement]:
     return Places.of(mesh, placement), placement
 
 
+def rounded_up(batch_size: int, parts: int) -> int:
+    """The next multiple of `parts`."""
+    return -(-batch_size // parts) * parts
+
+
 def _rounded(batch_size: int, parts: int, sequences: int, say: bool) -> int:
     """Sequences at once, as many on every device; says what of the last batch is there only for that."""
-    rounded = -(-batch_size // parts) * parts
+    rounded = rounded_up(batch_size, parts)
     if say and rounded > batch_size and jax.process_index() == 0:
         idle = 1 - sequences / (-(-sequences // rounded) * rounded)
         print(

@@ -82,6 +82,7 @@ def evaluate_rows(
                 results[evaluation.name] = evaluation
                 if on_result is not None:
                     on_result(evaluation)
+            del run  # its weights, before the next ones come
     return [results[member.name] for member in members]
 
 

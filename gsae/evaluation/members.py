@@ -34,6 +34,9 @@ def placed_runs(
         places: where the autoencoders are put.
         width: of the activations of a site.
 
+    Yields:
+        A run, to be let go of before the next one is asked for: there is room for one.
+
     Raises:
         ValueError: for an autoencoder of another width.
     """
@@ -54,6 +57,21 @@ def placed_runs(
             run.append((member.name, placed))
             del given, placed
         yield site, run
+
+
+def most_bytes(sizes: Sequence[int]) -> int:
+    """What members of one site take of a device at most while `placed_runs` goes over them.
+
+    Args:
+        sizes: bytes on a device of each, placed.
+    """
+    most = taken = count = 0
+    for size in sizes:
+        most = max(most, taken + size)
+        if count and (count == AT_ONCE or taken + size > BYTES_AT_ONCE):
+            taken = count = 0
+        taken, count = taken + size, count + 1
+    return most
 
 
 def check_names(members: Sequence[Member]) -> None:

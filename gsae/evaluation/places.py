@@ -72,10 +72,11 @@ class Places:
         """An autoencoder of any arrays, its features split over the mesh; each device gets its part and no more."""
         specs = given.partition_specs()
         return given.replace(
-            **{name: self._put(getattr(given, name), getattr(specs, name)) for name in given.feature_axes}
+            **{name: self.put(getattr(given, name), getattr(specs, name)) for name in given.feature_axes}
         )
 
-    def _put(self, leaf: Any, spec: PartitionSpec) -> jax.Array:
+    def put(self, leaf: Any, spec: PartitionSpec) -> jax.Array:
+        """An array of any kind, split so over the mesh; every process has it, and its devices get their parts."""
         sharding = NamedSharding(self.mesh, spec)
         if isinstance(leaf, jax.Array) and (not self.mesh.is_multi_process or not leaf.is_fully_addressable):
             return jax.device_put(leaf, sharding)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from rows_of_steps import MESHES_OF_TWO, PROVENANCE, STEPS, flattened, with_provenance
 from tiny_harvest import CONTEXT, HARVEST, SITES, VOCABULARY, make_language_model
 
 from gsae.activations.batches import Batches
@@ -24,6 +25,7 @@ from gsae.activations.superblocks import GRADIENT
 from gsae.errors import SettingError
 from gsae.language_models.placement import place
 from gsae.language_models.sites import Site
+from gsae.mesh import make_mesh
 from gsae.throughput import count_flops
 
 ALL_SITES = (Site(0, "attn_z"), Site(0, "mlp_act"), Site(1, "resid_pre"), Site(1, "attn_out"), Site(2, "resid_post"))
@@ -184,7 +186,18 @@ def test_two_processes_write_one_store(tmp_path, finished, token_store):
         )
         for index in range(2)
     ]
-    for process in processes:
-        said, _ = process.communicate(timeout=900)
-        assert process.returncode == 0, said
+    said = [process.communicate(timeout=900)[0] for process in processes]
+    for process, text in zip(processes, said, strict=True):
+        assert process.returncode == 0, text
     assert_same_rows(finished, tmp_path / "store")
+    # A stop before step 15 and a resume on other meshes and processes: the same rows in the same order.
+    store = ActivationStore.open(finished)
+    expected = flattened(with_provenance(store, make_mesh(2, 2, 2)).stream(*STEPS))
+    seen = [expected[f"{t} {PROVENANCE}"].view(np.int32) for t in range(*STEPS)]
+    assert STEPS[1] > store.rows // 128 > STEPS[0] and all(len(np.unique(rows, axis=0)) > 100 for rows in seen)
+    for sizes in MESHES_OF_TWO:
+        with np.load(tmp_path / f"rows{sizes}.npz") as found:
+            assert set(found) == set(expected)
+            for name, array in expected.items():
+                np.testing.assert_array_equal(found[name], array, err_msg=f"{sizes} {name}")
+    assert "missed" in said[0].splitlines()[-1], said[0]  # the other one, while rows were exchanged

@@ -1,5 +1,6 @@
 """One of two processes that harvest, and make the same rows live: python two_harvests.py PORT PROCESS TOKENS STORE."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ port, process, tokens, path = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(s
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 
 from jax.experimental import multihost_utils  # noqa: E402 - the backend must not start before the processes have met
+from rows_of_steps import MESHES_OF_TWO, STEPS, flattened, with_provenance  # noqa: E402
 from tiny_harvest import HARVEST, SITES, make_language_model  # noqa: E402
 
 from gsae.activations.batches import Batches  # noqa: E402
@@ -17,6 +19,7 @@ from gsae.activations.harvest import harvest  # noqa: E402
 from gsae.activations.live_together import LiveTogether  # noqa: E402
 from gsae.activations.store import ActivationStore  # noqa: E402
 from gsae.mesh import make_mesh  # noqa: E402
+from gsae.processes.failing import is_lost_peer  # noqa: E402
 from gsae.text.tokens import TokenStore  # noqa: E402
 from gsae.training.step import batch_sharding  # noqa: E402
 
@@ -38,6 +41,13 @@ harvest(
 multihost_utils.sync_global_devices("harvested")
 store = ActivationStore.open(path)
 print("rows", store.rows)
+
+# The batches of some steps, whole and in order, on two meshes: the test has them from one process.
+for sizes in MESHES_OF_TWO:
+    batches = with_provenance(store, make_mesh(*sizes))
+    rows = [multihost_utils.process_allgather(batch, tiled=True) for batch in batches.stream(*STEPS)]
+    if process == 0:
+        np.savez(path.with_name(f"rows{sizes}.npz"), **flattened(rows))
 
 live = LiveTogether.of(language_model, token_store, SITES, path.with_name("live.json"), devices=own, **HARVEST)
 sharding = batch_sharding(mesh)
@@ -68,4 +78,20 @@ again = LiveTogether.of(language_model, token_store, SITES, path.with_name("live
 assert again.statistics(names[0])["mean"].tobytes() == live.statistics(names[0])["mean"].tobytes() and not again.made
 again.close()
 multihost_utils.sync_global_devices("live")
-print("live", live.describe())
+print("live", live.describe(), flush=True)
+
+# A peer that is lost while rows are exchanged: an error at once, that is known for what it is (`Together`).
+lost = LiveTogether.of(language_model, token_store, SITES, path.with_name("live.json"), devices=own, **HARVEST)
+lost.meet(0)
+assert lost.read(names[0], 0).any()
+multihost_utils.sync_global_devices("lost")
+if process == 1:
+    os._exit(0)
+try:
+    lost.meet(1)
+    lost.read(names[0], 1)
+    print("nothing was missed")
+except Exception as error:
+    print("missed" if is_lost_peer(error) else "unknown", repr(error))
+sys.stdout.flush()
+os._exit(0)  # jax would wait for the other one

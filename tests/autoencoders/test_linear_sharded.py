@@ -14,8 +14,9 @@ from gsae.autoencoders.jumprelu import JumpReLU
 from gsae.autoencoders.registry import ARCHITECTURES
 from gsae.autoencoders.standard import Standard
 from gsae.mesh import make_mesh
+from gsae.training.members import over_members
 
-B, D, F, S = 64, 24, 40, 4
+B, D, F, MEMBERS = 64, 24, 40, 4
 CASES = [
     *((cls, {}) for cls in ARCHITECTURES.values()),
     (Gated, {"tied": False, "ri_l1": True}),
@@ -25,6 +26,12 @@ CASES = [
 ]
 
 
+# All on the first mesh, and each on one more in turn: a program for every pair would take too long to compile.
+FURTHER = [(1, 2, 4), (1, 1, 8), (1, 8, 1), (8, 1, 1)]  # the last has eight members
+ON_MESHES = [(*case, (2, 2, 2)) for case in CASES]
+ON_MESHES += [(cls, {}, FURTHER[i % len(FURTHER)]) for i, cls in enumerate(ARCHITECTURES.values())]
+
+
 def member_gradient(sae, coefficient, x_BD, context):
     def loss(sae):
         return sae.loss({"x": x_BD}, context.replace(sparsity_coefficient=coefficient))
@@ -32,27 +39,33 @@ def member_gradient(sae, coefficient, x_BD, context):
     return jax.value_and_grad(loss, has_aux=True)(sae)
 
 
-def sweep_gradient(stacked, coefficients, x_BD, context):
-    """As the production step: vmap over the shards of `sweep`, lax.map over the members of a shard."""
+def sweep_gradient(stacked, coefficients, x_BD, context, mesh):
+    """As the production step goes over members; the gradients stand where the state would."""
 
-    def over_members(sae, coefficients):
-        return jax.lax.map(lambda own: member_gradient(*own, x_BD, context), (sae, coefficients))
+    def of_a_member(sae, coefficient):
+        results, gradients = member_gradient(sae, coefficient, x_BD, context)
+        return gradients, results
 
-    shards = jax.tree.map(lambda array: array.reshape(2, S // 2, *array.shape[1:]), (stacked, coefficients))
-    results = jax.vmap(over_members)(*shards)
-    return jax.tree.map(lambda array: array.reshape(S, *array.shape[2:]), results)
+    gradients, results = over_members(of_a_member, stacked, coefficients, mesh)
+    return results, gradients
 
 
 def on_mesh(cls, options, mesh):
     """A stack of random members, coefficients and a batch, on one device and on the mesh."""
-    fresh = jax.vmap(lambda key: cls.initialise(key, D, F, cls.Options(**options)))
-    stacked = fresh(jax.random.split(jax.random.key(0), S))
-    keys = jax.random.split(jax.random.key(1), 20)
-    leaves, tree = jax.tree.flatten(stacked)
-    leaves = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=False)]
-    stacked = jax.tree.unflatten(tree, leaves)
+    S = max(MEMBERS, mesh.shape["sweep"])
+
+    @jax.jit
+    def random_members():
+        fresh = jax.vmap(lambda key: cls.initialise(key, D, F, cls.Options(**options)))
+        leaves, tree = jax.tree.flatten(fresh(jax.random.split(jax.random.key(0), S)))
+        keys = jax.random.split(jax.random.key(1), 20)
+        leaves = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=False)]
+        return jax.tree.unflatten(tree, leaves)
+
+    stacked = random_members()
     arguments = stacked, jnp.linspace(0.1, 0.4, S), jax.random.normal(jax.random.key(2), (B, D))
-    member_specs = cls.initialise(jax.random.key(0), D, F, cls.Options(**options)).partition_specs()
+    one = jax.eval_shape(lambda: cls.initialise(jax.random.key(0), D, F, cls.Options(**options)))
+    member_specs = one.partition_specs()
     specs = (
         jax.tree.map(lambda spec: P("sweep", *spec), member_specs, is_leaf=lambda s: isinstance(s, P)),
         P("sweep"),
@@ -65,16 +78,17 @@ def on_mesh(cls, options, mesh):
     return arguments, put
 
 
-@pytest.mark.parametrize(("cls", "options"), CASES)
-def test_sharded_sweep_equals_one_device(cls, options, context):
-    mesh = make_mesh(2, 2, 2)
+@pytest.mark.parametrize(("cls", "options", "shape"), ON_MESHES)
+def test_sharded_sweep_equals_one_device(cls, options, shape, context):
+    mesh = make_mesh(*shape)
     (stacked, coefficients, x_BD), put = on_mesh(cls, options, mesh)
     surroundings = context(0.0, "float32")
-    expected = jax.vmap(lambda sae, c: member_gradient(sae, c, x_BD, surroundings))(stacked, coefficients)
+    expected = jax.jit(jax.vmap(lambda sae, c: member_gradient(sae, c, x_BD, surroundings)))(stacked, coefficients)
     with jax.set_mesh(mesh):
-        step = jax.jit(lambda *arguments: sweep_gradient(*arguments, surroundings))
+        step = jax.jit(lambda *arguments: sweep_gradient(*arguments, surroundings, mesh))
         actual = step(*put)
-        assert collectives(step.lower(*put).compile().as_text()) == {"all-reduce"}
+        moved = collectives(step.lower(*put).compile().as_text())
+        assert moved == (set() if shape == (8, 1, 1) else {"all-reduce"})
     for (path, one), many in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(actual), strict=True):
         np.testing.assert_allclose(many, one, atol=1e-5 * np.abs(one).max() + 1e-7, rtol=0, err_msg=str(path))
     gradients = actual[1]
@@ -94,7 +108,7 @@ def test_all_reduces_are_float32_when_computing_in_bfloat16(cls, context):
     mesh = make_mesh(2, 2, 2)
     _, put = on_mesh(cls, {}, mesh)
     with jax.set_mesh(mesh):
-        step = jax.jit(lambda *arguments: sweep_gradient(*arguments, context(0.0, "bfloat16")))
+        step = jax.jit(lambda *arguments: sweep_gradient(*arguments, context(0.0, "bfloat16"), mesh))
         text = step.lower(*put).compile().as_text()
     results = re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
     assert results and "f32[" in "".join(results)

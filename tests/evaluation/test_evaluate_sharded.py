@@ -28,7 +28,7 @@ from gsae.mesh import make_mesh
 from gsae.training.extraction import member_on_host, member_on_mesh
 
 SHAPE = re.compile(r"\[([\d,]+)\]")
-MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4), (2, 1, 4)]
+MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8)]  # (8, 1, 1) is (1, 8, 1) there
 
 
 @functools.cache

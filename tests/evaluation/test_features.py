@@ -9,12 +9,17 @@ import pytest
 from flax import nnx
 
 from gsae.autoencoders.registry import ARCHITECTURES
-from gsae.evaluation.features import BINS, observe
+from gsae.collectives import compiled
+from gsae.evaluation import feature_programs as programs
+from gsae.evaluation.feature_programs import BINS
+from gsae.evaluation.features import observe
 from gsae.evaluation.members import Member
 from gsae.evaluation.observed import NONE, Shape
+from gsae.evaluation.places import Places
 from gsae.language_models.families import family_of
 from gsae.language_models.sites import Site
 from gsae.language_models.transformer import Transformer
+from gsae.mesh import make_mesh
 
 VOCABULARY, POSITIONS, WIDTH, SEQUENCES = 31, 9, 8, 11
 SHAPE = Shape(strongest=3, drawn=4, before=3, after=2)
@@ -161,23 +166,67 @@ def test_what_is_not_finite_fires_nowhere(language_model):
 
 def test_drawing_is_uniform_over_the_firings_of_a_feature_that_fires_once_a_sequence():
     """Of a feature with one firing a sequence, every firing is as likely as any other."""
-    import gsae.evaluation.features as features
-
     times = np.zeros(40)
     for seed in range(60):
-        kept = features._nothing_kept(1, 8, 1)
+        kept = programs.nothing_kept(1, 8, 1)
         key = jax.random.key(seed)
         ranks = jnp.stack([jax.random.uniform(jax.random.fold_in(key, n), ()) for n in range(40)])[:, None]
-        new = features._Kept(
+        new = programs.Kept(
             ranks,
-            features.Examples(
+            programs.Examples(
                 jnp.ones((40, 1)), jnp.arange(40, dtype=jnp.int32)[:, None], jnp.zeros((40, 1), jnp.int32),
                 jnp.ones((40, 1, 1)),
             ),
         )  # fmt: skip
         for part in (slice(0, 15), slice(15, 40)):
-            kept = features._merged(kept, jax.tree.map(lambda array, part=part: array[part], new))
+            kept = programs.merged(kept, jax.tree.map(lambda array, part=part: array[part], new))
         times[np.asarray(kept.examples.sequence_FK[0])] += 1
     assert times.sum() == 60 * 8
     expected = 60 * 8 / 40
     assert ((times - expected) ** 2 / expected).sum() < 39 + 4 * (2 * 39) ** 0.5
+
+
+def spread(member):
+    """The member as NumPy arrays, which come to the devices in parts."""
+    return Member(member.name, member.site, lambda: jax.device_get(member.autoencoder))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 1, 4), (1, 8, 1)])
+def test_on_a_mesh_everything_is_as_on_one_device(language_model, shape):
+    members = MEMBERS if shape != (1, 1, 4) else [selecting("topk"), selecting("batchtopk")]
+    features = dict(zip([member.name for member in members], FEATURES.values(), strict=True))
+    expected = look(language_model, members, features)
+    for one, other in zip(
+        look(language_model, list(map(spread, members)), features, mesh=make_mesh(*shape)), expected, strict=True
+    ):
+        assert one.tokens == other.tokens and one.l0 == other.l0
+        for name in ("features_F", "fired_F", "histogram_FH", "bin_width_F", "l0_with_F"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+        np.testing.assert_allclose(one.total_F, other.total_F, rtol=1e-5)
+        for kind in ("strongest", "drawn"):
+            for name, array in vars(getattr(other, kind)).items():
+                np.testing.assert_allclose(vars(getattr(one, kind))[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def selecting(name):
+    kind = ARCHITECTURES[name]
+    return Member(name, "mlp_out.1", kind.initialise(jax.random.key(0), WIDTH, 20, kind.Options()))
+
+
+def test_no_dictionary_and_no_features_of_a_token_are_gathered():
+    mesh, chosen_F = make_mesh(1, 2, 4), FEATURES["b"]
+    places, (own_F, _) = Places.of(mesh), programs.shares(chosen_F, 20, 4)
+    running = jax.tree.map(lambda array: places.put(array, programs.KEPT), programs.nothing_seen(len(own_F), SHAPE))
+    x_BTD, keep_BT, ids_B = (
+        jax.device_put(array, places.activations)
+        for array in (jnp.ones((8, 9, WIDTH)), jnp.ones((8, 9), bool), jnp.arange(8))
+    )
+    placed = places.autoencoder(autoencoder(0))
+    assert placed.W_dec.sharding.shard_shape(placed.W_dec.shape) == (5, WIDTH)
+    with jax.set_mesh(places.mesh):
+        key = np.zeros(2, np.uint32)
+        program = programs.look.lower(running, placed, places.put(own_F, programs.KEPT), x_BTD, keep_BT, ids_B, key,
+                                      shape=SHAPE)  # fmt: skip
+    found = compiled(program.compile().as_text(), mesh.shape)
+    assert {one.kind for one in found} == {"all-gather", "all-reduce"}
+    assert not [one for one in found for dims in one.shapes if 20 in dims or dims.count(5)], found
