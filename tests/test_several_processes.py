@@ -9,14 +9,16 @@ import numpy as np
 import processes_of_a_run as several
 import pytest
 import tiny_run
+from feature_pages import elements, unpacked
 from processes_of_a_run import LIMIT, Run
 from safetensors.numpy import load_file
 
-from gsae import artifacts
+from gsae import artifacts, dashboards
 
 pytestmark = pytest.mark.slow
 
 MESH = {"mesh__data": 2, "mesh__feature": 2}
+WHOLE = MESH | {"evaluation__every": 6, "evaluation__dashboards": 8}
 CHOSEN = {"mesh__sweep": 0, "mesh__data": 0, "mesh__feature": 0}
 STEPS = several.CHANGES["training__steps"]
 
@@ -29,14 +31,14 @@ def texts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(texts, tmp_path_factory):
     """A run of one process with four devices that nobody stopped."""
-    return Run(texts, tmp_path_factory.mktemp("alone") / "run", 1, 4, **MESH, evaluation__every=6).to_the_end()
+    return Run(texts, tmp_path_factory.mktemp("alone") / "run", 1, 4, **WHOLE).to_the_end()
 
 
 @pytest.fixture(scope="module")
 def pair(texts, tmp_path_factory):
     """The same in two processes, started as Slurm would."""
     workdir = tmp_path_factory.mktemp("pair") / "run"
-    return Run(texts, workdir, 2, 2, launcher=several.by_slurm, **MESH, evaluation__every=6).to_the_end()
+    return Run(texts, workdir, 2, 2, launcher=several.by_slurm, **WHOLE).to_the_end()
 
 
 def trained(texts, workdir, alone, *args, **changes):
@@ -93,6 +95,21 @@ def test_two_processes_make_what_one_makes(alone, pair):
     results = [(run.workdir / "results.csv").read_text().splitlines() for run in (pair, alone)]
     assert len(results[0]) == len(results[1]) == 5 and results[0][0] == results[1][0]
     assert not list(pair.workdir.rglob("*partial*"))
+
+
+def test_two_processes_look_at_features_as_one_does(pair, tmp_path):
+    """The page that they made together, and that of one process with eight devices."""
+    page = tmp_path / "features.html"
+    tokens = several.CHANGES["evaluation__tokens"]
+    flags = [f"--workdir={pair.workdir}", "--features=8", f"--tokens={tokens}", f"--out={page}"]
+    assert dashboards.main(flags) == 0
+    ours, others = (elements(path.read_text()) for path in (page, pair.workdir / "features.html"))
+    assert len(ours) == len(others) > 4
+    for name, element in ours.items():
+        packed = [unpacked(found.pop("packed")) for found in (element, others[name]) if "packed" in found]
+        assert element == others[name]
+        for array, other in zip(*(vars(arrays).values() for arrays in packed), strict=True) if packed else ():
+            np.testing.assert_allclose(array, other, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_only_the_first_process_prints_and_each_has_a_log(alone, pair):
@@ -226,7 +243,7 @@ def test_whichever_stage_is_killed_or_terminated_the_same_command_ends_as_if_nob
     for kept in ("autoencoders", "checkpoints"):
         shutil.copytree(pair.workdir / kept, workdir / kept)
     for stage, sign, index, number, codes in ENDINGS:
-        run = Run(texts, workdir, 2, 2, **MESH, evaluation__every=6, processes__heartbeat_timeout=12.0)
+        run = Run(texts, workdir, 2, 2, **WHOLE, processes__heartbeat_timeout=12.0)
         told = end(run, sign, index, number, codes)
         if number == signal.SIGTERM:
             assert told == "gsae: process 1: SIGTERM: stopped; the same command continues"
@@ -234,10 +251,11 @@ def test_whichever_stage_is_killed_or_terminated_the_same_command_ends_as_if_nob
             assert f"process {index}" in told or "has gone" in told, told
         assert f"{stage} begins" in run.log(1 - index)
         assert assert_whole(workdir) and not (workdir / "report.html").exists()
-    last = Run(texts, workdir, 2, 2, **MESH, evaluation__every=6).to_the_end()
+    last = Run(texts, workdir, 2, 2, **WHOLE).to_the_end()
     for made in ("tokens", "activations", "evaluation"):
         assert files_below(workdir / made) == files_below(pair.workdir / made), made
-    assert (workdir / "results.csv").read_bytes() == (pair.workdir / "results.csv").read_bytes()
+    for made in ("results.csv", "features.html"):
+        assert (workdir / made).read_bytes() == (pair.workdir / made).read_bytes(), made
     assert not any("GFLOP a step" in line for line in last.printed(0))
     assert not list(workdir.rglob("*partial*"))
 

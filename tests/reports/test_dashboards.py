@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 from browser import Browser
-from tiny_features import HOSTILE, SHAPE, STRINGS, Texts, directions, observed, pool, unpacked
+from feature_pages import elements, unpacked
+from tiny_features import HOSTILE, SHAPE, STRINGS, Texts, directions, observed, pool
 
 from gsae.reports.dashboards import PointFeatures, dashboard_page, drawn_features
 from gsae.reports.feature_data import GROUPS, IN_GROUP, NONE, feature_arrays, sequences_of
@@ -19,11 +20,6 @@ def page(points=None):
     return dashboard_page(
         made, title="<run>", pool=pool(), texts=Texts(), document_names=["<script>a</script>.py", "b & c"]
     )
-
-
-def elements(text):
-    found = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', text, re.DOTALL)
-    return {name: json.loads(value) for name, value in found}
 
 
 def test_the_page_holds_what_was_observed():

@@ -1,6 +1,5 @@
 """Features of a made-up autoencoder on made-up text, as the pass over real text gives them. Used by several tests."""
 
-import types
 
 import numpy as np
 
@@ -74,17 +73,3 @@ def directions(seen, seed=0):
         promoted_FN=ids, promoted_logit_FN=np.full((features, 4), 2.0),
         suppressed_FN=ids[:, ::-1], suppressed_logit_FN=np.full((features, 4), -2.0), how="By <b>hand</b>.",
     )  # fmt: skip
-
-
-def unpacked(packed):
-    """The arrays of a page's data, taken apart as its script does."""
-    import base64
-    import zlib
-
-    raw = zlib.decompress(base64.b64decode(packed["blob"]))
-    found = {}
-    for name, (kind, offset, shape) in packed["arrays"].items():
-        dtype = np.dtype(f"<{kind}") if kind != "u1" else np.dtype("u1")
-        assert offset % dtype.itemsize == 0, f"{name} is not aligned"
-        found[name] = np.frombuffer(raw, dtype, int(np.prod(shape)), offset).reshape(shape)
-    return types.SimpleNamespace(**found)
