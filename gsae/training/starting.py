@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from gsae.autoencoders.registry import architecture, architecture_name_of
-from gsae.autoencoders.saving import CONFIG, load, read_config
+from gsae.autoencoders.saving import CONFIG, load_on_host, read_config
 from gsae.errors import SettingError
 from gsae.training.groups import Group, Point
 from gsae.training.step import GroupState
@@ -77,13 +78,22 @@ def start_trained(group: Group, state: GroupState, directory: str, input_scale: 
     cls = architecture(group.architecture)
     members = []
     for point in group.members:
-        trained = load(trained_point(point, directory)).rescaled(1 / input_scale)
+        trained = load_on_host(trained_point(point, directory)).rescaled(1 / input_scale)
         members.append(cls.starting_from(trained, group.options))
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    old, new = (jax.tree.map(jnp.shape, tree) for tree in (state.autoencoder, stacked))
+    old, new = (
+        jax.tree.map(jnp.shape, state.autoencoder),
+        jax.tree.map(lambda leaf: (len(members), *leaf.shape), members[0]),
+    )
     if old != new:
         raise SettingError(SETTING, directory, f"{group.name} needs other widths: {old.W_dec} here, {new.W_dec} there")
-    placed = jax.tree.map(
-        lambda leaf, old: jax.device_put(leaf.astype(old.dtype), old.sharding), stacked, state.autoencoder
-    )
+
+    def place(old: jax.Array, *leaves: Any) -> jax.Array:
+        """Each device gets its part, and none the whole."""
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            return np.stack([np.asarray(leaf[index[1:]]) for leaf in leaves[index[0]]]).astype(old.dtype)
+
+        return jax.make_array_from_callback(old.shape, old.sharding, part)
+
+    placed = jax.tree.map(place, state.autoencoder, *members)
     return dataclasses.replace(state, autoencoder=placed)

@@ -1,6 +1,5 @@
 """Features of a made-up autoencoder on made-up text, as the pass over real text gives them. Used by several tests."""
 
-
 import numpy as np
 
 from gsae.evaluation.directions import Directions
