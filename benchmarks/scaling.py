@@ -21,7 +21,7 @@ from gsae import chips
 from gsae.autoencoders.registry import architecture
 from gsae.plan import topology
 from gsae.plan.compiler import Compiled
-from gsae.plan.programs import compile_step
+from gsae.plan.programs import lower_step
 from gsae.roofline.choice import Candidate, rank
 from gsae.roofline.estimate import LATENCY, Roofline, roofline
 from gsae.roofline.work import MemberWork
@@ -100,7 +100,8 @@ def _step(kind: str, width: int, count: int, machine: str, compiling: bool) -> l
         selection = SELECTION_PASSES * 4 * B / best.sizes.data * width / best.sizes.feature
         asked = dataclasses.replace(asked, memory_bytes=asked.memory_bytes + selection)
     elif compiling and best.fits:
-        found = compile_step(group, D, settings("bfloat16"), topology.find(machine).mesh(best.sizes), "bfloat16")
+        mesh = topology.find(machine).mesh(best.sizes)
+        found = lower_step(group, D, settings("bfloat16"), mesh, "bfloat16").compile()
     terms = _with(roofline(asked, chip, count, "bfloat16"), found, chip, count)
     memory = "-" if found is None else "refused" if found.refused else f"{found.peak / 1e9:.3g}"
     return [

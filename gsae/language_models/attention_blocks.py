@@ -94,7 +94,9 @@ def _exact(scale: float) -> bool:
 
 
 def _queries_at_once(rows: int, length: int) -> int:
-    platform = jax.default_backend()
+    # A plan traces for devices that are not here; they are then those of the surrounding mesh.
+    around = jax.sharding.get_abstract_mesh().abstract_device
+    platform = around.platform if around else jax.default_backend()
     fewest = FEWEST_QUERIES.get(platform, FEWEST_QUERIES_ELSEWHERE)
     fitting = LOGITS_BYTES.get(platform, LOGITS_BYTES_ELSEWHERE) // (4 * rows * length)
     return max(fewest, fitting // fewest * fewest)

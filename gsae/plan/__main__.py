@@ -1,14 +1,18 @@
 """What a run would need on a machine that one does not have.
 
     python -m gsae.plan --config=experiments/pareto_sweep.py [--config.sae.width=4096 ...] --topology=v5e:4x4
-        [--mesh=sweep,data,feature] [--price=1.2]
+        [--mesh=sweep,data,feature] [--price=1.2] [--thorough] [--cache=DIRECTORY]
+
+What is arithmetic is printed at once, what is compiled as it comes.
 
 Exit codes: 0; 2 when a setting is wrong; 1 when the hub cannot be reached.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -24,6 +28,18 @@ _TOPOLOGY = flags.DEFINE_string(
 _MESH = flags.DEFINE_string(
     "mesh", None, "Sizes of sweep, data and feature such as 8,1,2; 0: chosen. Default: config.mesh."
 )
+_THOROUGH = flags.DEFINE_bool(
+    "thorough",
+    False,
+    "Compile for TPUs as a run would: three to four times as long. Without, their compiler searches less for fast "
+    "code; FLOPs, arguments and collectives are the same, temporaries about the same (docs/scale.md).",
+)
+_CACHE = flags.DEFINE_string(
+    "cache",
+    None,
+    "Directory that keeps what programs compiled to, so that the same ones are not compiled again; empty: none. "
+    "Default: gsae/plan in $XDG_CACHE_HOME or ~/.cache.",
+)
 _PRICE = flags.DEFINE_float("price", None, "Of one chip and hour, in any currency.")
 
 
@@ -38,6 +54,7 @@ def plan(arguments: Sequence[str]) -> None:
         _before_jax(name)
         from gsae import config
         from gsae.plan import topology
+        from gsae.plan.compilations import Compilations, default_directory
         from gsae.plan.plan import make_plan, named_sizes
         from gsae.plan.report import lines
 
@@ -45,8 +62,15 @@ def plan(arguments: Sequence[str]) -> None:
         settings = config.parse(CONFIG.value)
         sizes = settings.mesh
         given = named_sizes(_MESH.value) if _MESH.value else (sizes.sweep, sizes.data, sizes.feature)
-        for line in lines(make_plan(settings, topology.find(name), given), _PRICE.value):
-            print(line, flush=True)
+        machine = topology.find(name)
+        made = make_plan(settings, machine, given)
+        cache = default_directory() if _CACHE.value is None else Path(_CACHE.value) if _CACHE.value else None
+        with contextlib.ExitStack() as stack:
+            compilations = None
+            if machine.devices is not None:
+                compilations = stack.enter_context(Compilations(machine, _THOROUGH.value, cache))
+            for line in lines(made, _PRICE.value, compilations):
+                print(line, flush=True)
     except (SettingError, RunError) as error:
         fail(str(error), error.exit_code)
 

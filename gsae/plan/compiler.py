@@ -10,6 +10,8 @@ import jax
 from gsae.collectives import Collective, compiled
 from gsae.roofline.estimate import all_gather, all_reduce
 
+QUICK: dict[str, Any] = {"optimization_level": 9}  # XLA's O0; a number, as both the oldest and the newest jax take it
+
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
@@ -33,30 +35,69 @@ class Compiled:
     sent: float = 0.0
     refused: str = ""
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dataclasses.asdict(self)
 
-def compile_program(program: Any, *arguments: Any, mesh_shape: Mapping[str, int], **static: Any) -> Compiled:
-    """Compiles a jitted program for abstract arguments, whose shardings say for what devices."""
-    try:
-        found = program.lower(*arguments, **static).compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = re.search(r"(Ran out of memory.*?)(?:\n|$)", str(error))
-        return Compiled(refused=reason[1] if reason else "it needs more memory than there is")
-    memory, costs = found.memory_analysis(), found.cost_analysis()
-    collectives = tuple(compiled(found.as_text(), mesh_shape))
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
-    return Compiled(
-        arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        results=results,
-        peak=getattr(memory, "peak_memory_in_bytes", 0) or whole,
-        flops=float(costs.get("flops", 0.0)),
-        bytes=float(costs.get("bytes accessed", 0.0)),
-        collectives=collectives,
-        sent=sum(sent(one, mesh_shape) for one in collectives),
-    )
+    @classmethod
+    def of_plain(cls, given: Mapping[str, Any]) -> "Compiled":
+        """The inverse of `plain`; raises TypeError or KeyError for anything else."""
+        collectives = tuple(
+            Collective(**{**one, "axes": tuple(one["axes"]), "shapes": tuple(tuple(shape) for shape in one["shapes"])})
+            for one in given["collectives"]
+        )
+        return cls(**{**given, "collectives": collectives})
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program that is ready to be compiled, for devices that may not be there.
+
+    Attributes:
+        lowered: traced for abstract arguments and lowered.
+        mesh_shape: sizes of the axes of its mesh, in their order.
+        devices: their numbers, in the mesh's order.
+    """
+
+    lowered: jax.stages.Lowered
+    mesh_shape: Mapping[str, int]
+    devices: tuple[int, ...]
+
+    @classmethod
+    def of(cls, program: Any, *arguments: Any, mesh: jax.sharding.Mesh, **static: Any) -> "Program":
+        """A jitted program for abstract arguments, whose shardings say where they are on the mesh."""
+        devices = tuple(device.id for device in mesh.devices.flat)
+        return cls(program.lower(*arguments, **static), dict(mesh.shape), devices)
+
+    def compile(self, quickly: bool = False) -> Compiled:
+        """Compiles it.
+
+        Args:
+            quickly: whether the TPU's compiler may search less for fast code, which is most of what it does: FLOPs,
+                arguments and collectives are the same, temporaries about the same (docs/scale.md).
+        """
+        try:
+            found = self.lowered.compile(compiler_options=QUICK if quickly else None)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = re.search(r"(Ran out of memory.*?)(?:\n|$)", str(error))
+            return Compiled(refused=reason[1] if reason else "it needs more memory than there is")
+        memory, costs = found.memory_analysis(), found.cost_analysis() or {}
+        assert memory is not None, "a compiler that knows no memory"
+        collectives = tuple(compiled(found.as_text() or "", self.mesh_shape))
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+        return Compiled(
+            arguments=memory.argument_size_in_bytes,
+            temporaries=memory.temp_size_in_bytes,
+            results=results,
+            peak=getattr(memory, "peak_memory_in_bytes", 0) or whole,
+            flops=float(costs.get("flops", 0.0)),
+            bytes=float(costs.get("bytes accessed", 0.0)),
+            collectives=collectives,
+            sent=sum(sent(one, self.mesh_shape) for one in collectives),
+        )
 
 
 def sent(one: Collective, mesh_shape: Mapping[str, int]) -> float:

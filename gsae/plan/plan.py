@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gsae import chips, recipe
@@ -11,14 +11,15 @@ from gsae.errors import SettingError
 from gsae.language_models.sites import Site, names_of, site_width
 from gsae.mesh import AXES, alone
 from gsae.plan import programs
-from gsae.plan.compiler import Compiled
+from gsae.plan.compiler import Compiled, Program
 from gsae.plan.model import AbstractModel, tokens
 from gsae.plan.topology import Topology
 from gsae.roofline.choice import Candidate, rank
-from gsae.roofline.estimate import LATENCY, Roofline, roofline
+from gsae.roofline.estimate import LATENCY, Roofline, Sizes
 from gsae.roofline.work import MemberWork
 from gsae.throughput import count_flops
-from gsae.training.groups import Group, group_points
+from gsae.training.groups import Group, Point, group_points
+from gsae.training.step import StepSettings
 
 TRIES = 3  # meshes that are compiled, until one fits
 TOKENS = 1 << 14  # a device, in a pass of the language model of which config says 0: enough for its peak
@@ -32,31 +33,23 @@ class Pass:
     Attributes:
         flops: over all devices.
         seconds: at the roofline.
-        compiling: gives its programs by name, compiled; nothing where there is no compiler.
+        lower: its programs by name on a mesh of these sizes, for a topology with a compiler; it takes seconds.
     """
 
     flops: float
     seconds: float
-    compiling: Callable[[], Mapping[str, Compiled]]
-
-    @functools.cached_property
-    def programs(self) -> Mapping[str, Compiled]:
-        """Its compiled programs; it takes a while with a large language model."""
-        return self.compiling()
+    lower: Callable[[Sizes], Iterator[tuple[str, Program]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run would need.
+    """What a run would need, by arithmetic, and the programs that can be compiled to see.
 
     Attributes:
         topology: the machine.
-        groups: of the sweep on the chosen mesh.
+        config: the run's.
+        points, widths, settings: of the sweep; D by site; of the step.
         ranked: meshes, the chosen one first.
-        steps: compiled steps by group, on the chosen mesh; empty where there is no compiler.
-        refused: meshes that the compiler refused, with its words.
-        roofline: of the training step; with the compiled collectives where there are some.
-        compute_dtype: of the large products.
         model: the language model; None for rows from elsewhere.
         row_bytes: of one row at all sites.
         rows, trained_rows: different ones, and all that the training takes.
@@ -66,12 +59,10 @@ class Plan:
 
     topology: Topology
     config: Config
-    groups: Sequence[Group]
+    points: Sequence[Point]
+    widths: Mapping[str, int]
+    settings: StepSettings
     ranked: Sequence[Candidate]
-    steps: Mapping[str, Compiled]
-    refused: Sequence[tuple[Candidate, str]]
-    roofline: Roofline
-    compute_dtype: str
     model: AbstractModel | None
     row_bytes: int
     rows: int
@@ -85,24 +76,47 @@ class Plan:
         """The mesh."""
         return self.ranked[0]
 
-    @property
-    def refused_all(self) -> bool:
-        """Whether the compiler refused the chosen mesh too."""
-        return any(step.refused for step in self.steps.values())
+    @functools.cached_property
+    def groups(self) -> list[Group]:
+        """Of the sweep, on the chosen mesh."""
+        return group_points(self.points, self.chosen.sizes.sweep)
 
     @property
-    def training_seconds(self) -> float:
-        """Of all steps, with the passes that make rows live."""
-        return self.config.training.steps * self.roofline.seconds + (self.live.seconds if self.live else 0.0)
+    def loaded(self) -> float:
+        """Bytes of a device that the language model keeps while the sweep trains: it stays for the evaluation."""
+        return _taken(self.config, self.model)
 
-    @property
-    def seconds(self) -> float:
-        """Of all stages."""
-        return self.training_seconds + sum(stage.seconds for stage in (self.harvest, self.evaluation) if stage)
+    def candidates(self) -> Iterator["Plan"]:
+        """This plan, and those on the next meshes by time that fit by arithmetic: for when the compiler disagrees."""
+        for candidate in [c for c in self.ranked if c.fits][:TRIES] or self.ranked[:1]:
+            others = (other for other in self.ranked if other is not candidate)
+            yield dataclasses.replace(self, ranked=[candidate, *others])
+
+    def lower_steps(self) -> Iterator[tuple[str, Program]]:
+        """The update of every group, by name, on the chosen mesh."""
+        mesh = self.topology.mesh(self.chosen.sizes)
+        for group in self.groups:
+            width, dtype = self.widths[group.site], self.config.activations.dtype
+            yield group.name, programs.lower_step(group, width, self.settings, mesh, dtype)
+
+    def roofline(self, steps: Mapping[str, Compiled] | None = None) -> Roofline:
+        """Of the training step; with what compiled steps send, where they are given."""
+        reference = self.chosen.roofline
+        if not steps:
+            return reference
+        sent = sum(step.sent for step in steps.values())
+        count = sum(one.times for step in steps.values() for one in step.collectives)
+        ring = self.topology.chip.ring(self.topology.count)
+        return dataclasses.replace(reference, collectives=sent / ring + count * LATENCY)
+
+    def seconds(self, roofline: Roofline) -> float:
+        """Of all stages, with steps at a roofline."""
+        passes = sum(stage.seconds for stage in (self.harvest, self.live, self.evaluation) if stage)
+        return self.config.training.steps * roofline.seconds + passes
 
 
 def make_plan(config: Config, topology: Topology, given: Sequence[int]) -> Plan:
-    """Chooses the mesh, compiles what there is a compiler for, and estimates the rest.
+    """Chooses the mesh and estimates; compiles nothing.
 
     Args:
         config: the run's.
@@ -119,9 +133,9 @@ def make_plan(config: Config, topology: Topology, given: Sequence[int]) -> Plan:
     points, widths = _points_and_widths(config, model)
     settings = recipe.step_settings(config, on_cpu=topology.chip is chips.CPU)
     itemsize = 2 if config.activations.dtype == "bfloat16" else 4
-    works = [MemberWork.of(group, widths[group.site], settings) for group in group_points(points)]
+    groups = group_points(points)
     ranked = rank(
-        works,
+        [MemberWork.of(group, widths[group.site], settings) for group in groups],
         topology.chip,
         topology.count,
         batch_size=settings.batch_size,
@@ -131,38 +145,23 @@ def make_plan(config: Config, topology: Topology, given: Sequence[int]) -> Plan:
         taken=_taken(config, model),
         fixed=given,
     )
-    steps, refused = {}, []
-    for candidate in [c for c in ranked if c.fits][:TRIES] or ranked[:1]:
-        ranked = [candidate, *(other for other in ranked if other is not candidate)]
-        if topology.devices is None:
-            break
-        steps = _compile_steps(config, topology, candidate, points, widths, settings)
-        said = next((step.refused for step in steps.values() if step.refused), "")
-        if not said:
-            break
-        refused.append((candidate, said))
-    groups = group_points(points, ranked[0].sizes.sweep)
-    reference = roofline(ranked[0].demand, topology.chip, topology.count, settings.compute_dtype)
     trained = config.training.steps * config.training.batch_size
     rows = min(config.activations.rows or trained, trained)
-    row_bytes = (1 + config.activations.gradients) * itemsize * sum(widths.values())
     harvest = live = evaluation = None
     if model:
-        made = trained if config.activations.source == "live" else rows
-        forward = _forward(config, topology, widths, model, made)
-        harvest, live = (None, forward) if config.activations.source == "live" else (forward, None)
-        evaluation = _evaluation(config, topology, ranked[0], groups, widths, model, rows)
+        is_live = config.activations.source == "live"
+        forward = _forward(config, topology, widths, model, trained if is_live else rows)
+        harvest, live = (None, forward) if is_live else (forward, None)
+        evaluation = _evaluation(config, topology, groups, widths, model, rows)
     return Plan(
         topology=topology,
         config=config,
-        groups=groups,
+        points=points,
+        widths=widths,
+        settings=settings,
         ranked=ranked,
-        steps=steps,
-        refused=refused,
-        roofline=_with_collectives(reference, steps, topology),
-        compute_dtype=settings.compute_dtype,
         model=model,
-        row_bytes=row_bytes,
+        row_bytes=(1 + config.activations.gradients) * itemsize * sum(widths.values()),
         rows=rows,
         trained_rows=trained,
         harvest=harvest,
@@ -198,29 +197,7 @@ def _points_and_widths(config: Config, model: AbstractModel | None) -> tuple[lis
 
 
 def _taken(config: Config, model: AbstractModel | None) -> float:
-    """Bytes of a device that the language model keeps while the sweep trains: it stays loaded for the evaluation."""
     return model.bytes / config.language_model.parts if model else 0.0
-
-
-def _compile_steps(
-    config: Config, topology: Topology, candidate: Candidate, points: Any, widths: Mapping[str, int], settings: Any
-) -> dict[str, Compiled]:
-    mesh, found = topology.mesh(candidate.sizes), {}
-    for group in group_points(points, candidate.sizes.sweep):
-        step = programs.compile_step(group, widths[group.site], settings, mesh, config.activations.dtype)
-        found[group.name] = step
-        if step.refused:
-            break
-    return found
-
-
-def _with_collectives(reference: Roofline, steps: Mapping[str, Compiled], topology: Topology) -> Roofline:
-    """The roofline with what the compiled steps send, where they were compiled."""
-    if not steps or any(step.refused for step in steps.values()):
-        return reference
-    sent = sum(step.sent for step in steps.values())
-    count = sum(one.times for step in steps.values() for one in step.collectives)
-    return dataclasses.replace(reference, collectives=sent / topology.chip.ring(topology.count) + count * LATENCY)
 
 
 def _forward(config: Config, topology: Topology, widths: Mapping[str, int], model: AbstractModel, rows: int) -> Pass:
@@ -233,21 +210,18 @@ def _forward(config: Config, topology: Topology, widths: Mapping[str, int], mode
     row_bytes = (2 if activations.dtype == "bfloat16" else 4) * sum(widths.values())
     to_host = rows * row_bytes / (topology.count * chip.host_link)
 
-    def compiling() -> Mapping[str, Compiled]:
-        if topology.devices is None:
-            return {}
+    def lower(_: Sizes) -> Iterator[tuple[str, Program]]:
         own = model.placed(topology.one_host, config.language_model.parts)
         at_once = _sequences(activations.sequences_at_once, length, own.parts, len(topology.one_host))
         shape, gradients = (at_once, length), activations.gradients
-        return {"forward": programs.compile_harvest(model, own, sites, shape, activations.dtype, gradients)}
+        yield "forward", programs.lower_harvest(model, own, sites, shape, activations.dtype, gradients)
 
-    return Pass(flops, max(flops / (topology.count * chip.peak(model.dtype)), to_host), compiling)
+    return Pass(flops, max(flops / (topology.count * chip.peak(model.dtype)), to_host), lower)
 
 
 def _evaluation(
     config: Config,
     topology: Topology,
-    candidate: Candidate,
     groups: Sequence[Group],
     widths: Mapping[str, int],
     model: AbstractModel,
@@ -261,15 +235,13 @@ def _evaluation(
     sequences = -(-(settings.tokens or rows) // counting) + quick * -(-settings.quick_tokens // counting)
     flops = programs.evaluation_flops(model, members, length) * sequences
 
-    def compiling() -> Mapping[str, Compiled]:
-        if topology.devices is None:
-            return {}
-        mesh = topology.mesh(candidate.sizes)
+    def lower(sizes: Sizes) -> Iterator[tuple[str, Program]]:
+        mesh = topology.mesh(sizes)
         everywhere = model.placed(list(mesh.devices.flat), config.language_model.parts)
         shape = (_sequences(settings.sequences_at_once, length, mesh.size, mesh.size), length)
-        return dict(programs.compile_evaluation(model, everywhere, members, mesh, shape))
+        yield from programs.lower_evaluation(model, everywhere, members, mesh, shape)
 
-    return Pass(flops, flops / (topology.count * topology.chip.peak(model.dtype)), compiling)
+    return Pass(flops, flops / (topology.count * topology.chip.peak(model.dtype)), lower)
 
 
 def _sequences(given: int, length: int, parts: int, devices: int) -> int:

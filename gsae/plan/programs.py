@@ -16,7 +16,7 @@ from gsae.evaluation.places import Places
 from gsae.evaluation.splice import prefix, score, spliced_stream
 from gsae.language_models.placement import Placement
 from gsae.language_models.sites import Site
-from gsae.plan.compiler import Compiled, compile_program
+from gsae.plan.compiler import Program
 from gsae.plan.model import AbstractModel, tokens
 from gsae.throughput import count_flops
 from gsae.training.groups import Group
@@ -27,22 +27,23 @@ HIGHEST = (
 )
 
 
-def compile_step(group: Group, width: int, settings: StepSettings, mesh: Mesh, rows_dtype: str) -> Compiled:
+def lower_step(group: Group, width: int, settings: StepSettings, mesh: Mesh, rows_dtype: str) -> Program:
     """The real step of a group on a mesh that may not be there."""
     x_BD = jax.ShapeDtypeStruct((settings.batch_size, width), jnp.dtype(rows_dtype), sharding=batch_sharding(mesh))
     step = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     with jax.set_mesh(mesh):
         program = make_step(group, settings, mesh)
-        return compile_program(program, abstract_state(group, width, mesh), x_BD, step, mesh_shape=dict(mesh.shape))
+        return Program.of(program, abstract_state(group, width, mesh), x_BD, step, mesh=mesh)
 
 
-def compile_harvest(
+def lower_harvest(
     model: AbstractModel, placement: Placement, sites: Sequence[Site], shape: tuple[int, int], dtype: str, grad: bool
-) -> Compiled:
+) -> Program:
     """The forward that makes rows, for sequences [B, T]; with gradients where they are asked for."""
     program = model.capture(sites, dtype, grad)
     arguments = tokens(shape, placement.batch)
-    return compile_program(program, placement.parameters, *arguments, mesh_shape=dict(placement.batch.mesh.shape))
+    with jax.set_mesh(placement.mesh):  # attention asks it for what its blocks are to suit
+        return Program.of(program, placement.parameters, *arguments, mesh=placement.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,40 +96,44 @@ def evaluation_flops(model: AbstractModel, members: Sequence[Judged], length: in
     return total
 
 
-def compile_evaluation(
+def lower_evaluation(
     model: AbstractModel, placement: Placement, members: Sequence[Judged], mesh: Mesh, shape: tuple[int, int]
-) -> Iterator[tuple[str, Compiled]]:
+) -> Iterator[tuple[str, Program]]:
     """The four programs of the evaluation at the first site, for sequences [B, T] over the mesh's devices."""
     places = Places.of(mesh, placement)
     member = members[0]
     how = {"graph": model.graph, "site": member.site}
-    compiling = functools.partial(compile_program, mesh_shape=dict(places.sequences.mesh.shape))
     ids, keep = tokens(shape, places.sequences)
 
     def placed(shape: Sequence[int], dtype: Any, where: Any) -> Any:
         return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=where)
 
-    with jax.set_mesh(placement.mesh):
-        yield "prefix", compiling(prefix, placement.parameters, ids, **how)
-        shapes = jax.eval_shape(functools.partial(prefix, **how), model.parameters, *tokens(shape)[:1])
-        before = jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype, places.sequences), shapes)
-        x_BTW = placed(before.original_BTW.shape, jnp.float32, places.sequences)
-        yield "suffix", compiling(spliced_stream, placement.parameters, before, x_BTW, keep, **how)
-        streams = (before.entering_BTD,) * (min(member.count, AT_ONCE) + 2)
-        yield "score", compiling(score, placement.parameters, streams, ids, graph=model.graph)
-    given = member.autoencoder
+    def passing(program: Any, *arguments: Any, **static: Any) -> Program:
+        with jax.set_mesh(placement.mesh):
+            return Program.of(program, placement.parameters, *arguments, mesh=placement.mesh, **static)
+
+    shapes = jax.eval_shape(functools.partial(prefix, **how), model.parameters, *tokens(shape)[:1])
+    before = jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype, places.sequences), shapes)
+    x_BTW = placed(before.original_BTW.shape, jnp.float32, places.sequences)
+    yield "prefix", passing(prefix, ids, **how)
+    yield "suffix", passing(spliced_stream, before, x_BTW, keep, **how)
+    streams = (before.entering_BTD,) * (min(member.count, AT_ONCE) + 2)
+    yield "score", passing(score, streams, ids, graph=model.graph)
+    yield "reconstruct", _lower_reconstruct(member.autoencoder, x_BTW.shape, places)
+
+
+def _lower_reconstruct(given: Any, shape: Sequence[int], places: Places) -> Program:
+    """An autoencoder's part, on activations [B, T, W]."""
     specs = given.partition_specs()
+
+    def placed(leaf: Any, spec: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(places.mesh, spec))
+
     autoencoder = given.replace(
-        **{
-            name: placed(
-                getattr(given, name).shape, getattr(given, name).dtype, NamedSharding(places.mesh, getattr(specs, name))
-            )
-            for name in given.feature_axes
-        }
+        **{name: placed(getattr(given, name), getattr(specs, name)) for name in given.feature_axes}
     )
+    x_BTW = jax.ShapeDtypeStruct(tuple(shape), jnp.float32, sharding=places.activations)
+    keep_BT = jax.ShapeDtypeStruct(tuple(shape[:2]), np.bool_, sharding=places.activations)
+    shift_W = placed(jax.ShapeDtypeStruct(tuple(shape[2:]), jnp.float32), PartitionSpec())
     with jax.set_mesh(places.mesh):
-        x_BTW = placed(x_BTW.shape, jnp.float32, places.activations)
-        keep = placed(shape, np.bool_, places.activations)
-        shift = placed(x_BTW.shape[-1:], jnp.float32, NamedSharding(places.mesh, PartitionSpec()))
-        compiling = functools.partial(compile_program, mesh_shape=dict(places.mesh.shape))
-        yield "reconstruct", compiling(reconstruct, autoencoder, x_BTW, keep, shift)
+        return Program.of(reconstruct, autoencoder, x_BTW, keep_BT, shift_W, mesh=places.mesh)

@@ -55,6 +55,11 @@ class Topology:
         """What is paid for."""
         return math.prod(self.shape)
 
+    @property
+    def has_effort(self) -> bool:
+        """Whether its compiler can be told to search less for fast code."""
+        return self.devices is not None and self.chip is not chips.CPU
+
     def mesh(self, sizes: Sequence[int]) -> Mesh:
         """The explicit mesh that training uses, on devices that may not be there."""
         if self.devices is None:

@@ -14,9 +14,11 @@ from gsae.errors import SettingError
 from gsae.language_models import hub
 from gsae.language_models.sites import Site
 from gsae.plan import topology
+from gsae.plan.compilations import Compilations
+from gsae.plan.compiler import Compiled
 from gsae.plan.model import AbstractModel
 from gsae.plan.plan import make_plan
-from gsae.plan.programs import compile_harvest
+from gsae.plan.programs import lower_harvest
 from gsae.plan.report import lines
 
 TIMEOUT = 300
@@ -40,61 +42,117 @@ def plan(bare):
     return make_plan(configuration(bare, activations__dtype="float32"), topology.find("cpu:4"), (0, 0, 2))
 
 
-def test_the_compiled_step_is_the_one_that_was_estimated(plan):
+@pytest.fixture(scope="module")
+def report(plan, tmp_path_factory):
+    """The report's lines, and when each came: how many programs had been compiled by then."""
+    kept = tmp_path_factory.mktemp("kept")
+    with Compilations(plan.topology, directory=kept) as compilations:
+        found = [(line, len(list(kept.iterdir()))) for line in lines(plan, 1.5, compilations)]
+    assert compilations.reused == 0
+    return kept, found
+
+
+@pytest.fixture(scope="module")
+def steps(plan, report):
+    with Compilations(plan.topology, directory=report[0]) as compilations:
+        found = {name: compilations.start(program)() for name, program in plan.lower_steps()}
+    assert compilations.reused == 2  # the report has compiled them
+    return found
+
+
+def test_the_compiled_step_is_the_one_that_was_estimated(plan, steps):
     assert plan.chosen.sizes.devices == 4 and plan.chosen.sizes.feature == 2
-    assert set(plan.steps) == {group.name for group in plan.groups} and len(plan.groups) == 2
+    assert set(steps) == {group.name for group in plan.groups} and len(plan.groups) == 2
     sweep = plan.chosen.sizes.sweep
     local = [group.size // sweep for group in plan.groups]
-    counted = sum(members * step.flops for members, step in zip(local, plan.steps.values(), strict=True))
+    counted = sum(members * step.flops for members, step in zip(local, steps.values(), strict=True))
     # Small products beside the large ones, which the compiler counts with everything else.
     assert plan.chosen.demand.flops < counted < 1.6 * plan.chosen.demand.flops
-    sent = sum(step.sent for step in plan.steps.values())
+    sent = sum(step.sent for step in steps.values())
     assert sent == pytest.approx(plan.chosen.demand.collective_bytes, rel=0.1)
-    assert {one.kind for step in plan.steps.values() for one in step.collectives} <= {"all-reduce", "all-gather"}
-    state = sum(step.arguments for step in plan.steps.values())
+    assert {one.kind for step in steps.values() for one in step.collectives} <= {"all-reduce", "all-gather"}
+    state = sum(step.arguments for step in steps.values())
     batch = plan.chosen.demand.host_bytes  # each of two programs has one, the estimate counts four on their way
     assert state == pytest.approx(plan.chosen.demand.arguments - 2 * batch, rel=0.01)
 
 
-def test_harvest_and_evaluation_are_compiled_too(plan):
-    assert set(plan.harvest.programs) == {"forward"}
-    assert set(plan.evaluation.programs) == {"prefix", "suffix", "score", "reconstruct"}
-    for stage in (plan.harvest, plan.evaluation):
-        assert stage.seconds > 0 and all(program.arguments > 0 for program in stage.programs.values())
-
-
-def test_the_report_has_every_figure(plan):
-    text = "\n".join(lines(plan, 1.5))
-    for wanted in (
-        "training, compiled",
-        "it fits",
-        "then sweep",
-        "roofline, ms",
-        "tokens/s",
-        "utilisation",
-        "chip hours",
-    ):
-        assert wanted in text, wanted
+def test_the_report_has_every_figure(plan, steps, report):
+    _, found = report
+    text = "\n".join(line for line, _ in found)
+    wanted = ["then sweep", "roofline, ms", "tokens/s", "utilisation", "chip hours", "harvest, forward: GB", *steps]
+    wanted += [f"evaluation, {name}: GB" for name in ("prefix", "suffix", "score", "reconstruct")]
+    for words in wanted:
+        assert words in text, words
     hours, money = re.search(r"at the roofline: .*, (\S+) chip hours, (\S+) at 1.5", text).groups()
     assert float(money) == pytest.approx(1.5 * float(hours), abs=0.01)
     rows = plan.rows
     assert rows == 24 * 256 and f"{rows:,} rows of 512 bytes" in text  # float32, attn_z of width 128
-    assert "chip hours," not in "\n".join(lines(plan, None))
+    assert text.count("  it fits") == 2 and found[-1][0] == "  it fits"
+    assert plan.harvest.seconds > 0 and plan.evaluation.seconds > 0
+
+
+def test_arithmetic_comes_before_anything_is_compiled(report):
+    _, found = report
+    first = next(i for i, (line, _) in enumerate(found) if line.startswith("compiled for cpu:4 (as for a run)"))
+    assert all(done == 0 for _, done in found[: first + 1])
+    assert any("whole run" in line for line, _ in found[:first]) and found[first - 1][0] == "  it fits"
+    assert found[-1][1] == 7
+
+
+def test_what_an_earlier_plan_compiled_is_not_compiled_again(plan, report, monkeypatch):
+    kept, found = report
+
+    def fail(*_):
+        raise AssertionError("a program was compiled again")
+
+    monkeypatch.setattr("gsae.plan.compiler.Program.compile", fail)
+    with Compilations(plan.topology, directory=kept) as compilations:
+        again = list(lines(plan, 1.5, compilations))
+    assert [line for line in again if "--cache" not in line] == [line for line, _ in found]
+    assert again[-2] == "  7 of these programs were compiled by an earlier plan (--cache)"
+    one = next(kept.iterdir())
+    one.write_text("{")  # what somebody else left there
+    with Compilations(plan.topology, directory=kept) as compilations, pytest.raises(AssertionError, match="again"):
+        list(lines(plan, None, compilations))
+
+
+class Refusing:
+    """A compiler that has no room for any step."""
+
+    def __init__(self, rest):
+        self.quick, self.reused, self.started, self._rest = False, 0, 0, rest
+
+    def start(self, program):
+        self.started += 1
+        is_step = "sweep" in program.mesh_shape and self._rest > 0
+        self._rest -= is_step
+        return lambda: Compiled(refused="Ran out of memory") if is_step else Compiled(peak=1, arguments=1)
+
+
+def test_a_mesh_that_the_compiler_refuses_gives_way_to_the_next(bare):
+    plan = make_plan(configuration(bare), topology.find("cpu:4"), (0, 0, 0))
+    first, second = (attempt.chosen.sizes for attempt in list(plan.candidates())[:2])
+    found = list(lines(plan, None, Refusing(2)))  # both groups' steps on the first mesh
+    assert f"  the compiler refuses {first}" in found and found[-1] == "  it fits"
+    assert [line.split(": ")[1] for line in found if line.startswith("mesh: ")] == [str(first), str(second)]
+    found = list(lines(plan, None, Refusing(99)))
+    assert sum("the compiler refuses" in line for line in found) == len(list(plan.candidates())) > 1
+    assert found[-1] == "  IT DOES NOT FIT"
 
 
 def test_by_arithmetic_alone(bare, plan):
     estimated = make_plan(configuration(bare), topology.find("h100:4"), (0, 0, 2))
-    assert not estimated.steps and not estimated.harvest.programs and estimated.compute_dtype == "bfloat16"
+    assert estimated.settings.compute_dtype == "bfloat16"
     assert estimated.harvest.flops == plan.harvest.flops and estimated.evaluation.flops == plan.evaluation.flops
     text = "\n".join(lines(estimated, None))
-    assert "arithmetic, no compiler" in text and "compiled:" not in text.replace("arithmetic, no compiler", "")
+    assert "arithmetic, no compiler" in text and "compiled" not in text and "chip hours," not in text
 
 
 def test_rows_made_live_belong_to_the_training(bare, plan):
     live = make_plan(configuration(bare, activations__source="live"), topology.find("h100:4"), (0, 0, 2))
     stored = make_plan(configuration(bare), topology.find("h100:4"), (0, 0, 2))
     assert live.harvest is None and live.live.seconds == pytest.approx(stored.harvest.seconds)
-    assert live.seconds == pytest.approx(stored.seconds)  # one pass over the rows
+    assert live.seconds(live.roofline()) == pytest.approx(stored.seconds(stored.roofline()))  # one pass over the rows
     assert "on disk" not in "\n".join(lines(live, None))
 
 
@@ -102,7 +160,8 @@ def test_a_model_that_several_devices_share_takes_its_part_of_each(bare):
     model, devices = AbstractModel.of(str(bare), "main", "float32"), topology.find("cpu:2").devices
     sites = (Site.parse("attn_z.1"),)
     shared, whole = (
-        compile_harvest(model, model.placed(devices, parts), sites, (2, 64), "bfloat16", False) for parts in (2, 1)
+        lower_harvest(model, model.placed(devices, parts), sites, (2, 64), "bfloat16", False).compile()
+        for parts in (2, 1)
     )
     assert shared.arguments < 0.6 * whole.arguments
     assert shared.collectives and not whole.collectives

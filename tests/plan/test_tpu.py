@@ -8,7 +8,7 @@ import pytest
 from gsae.collectives import totals
 from gsae.mesh import DATA, FEATURE, SWEEP
 from gsae.plan import topology
-from gsae.plan.programs import compile_step
+from gsae.plan.programs import lower_step
 from gsae.roofline.choice import rank
 from gsae.roofline.work import MemberWork, Share
 from gsae.training.collectives import step_collectives
@@ -40,7 +40,7 @@ def compiled():
         how = {"batch_size": B, "row_itemsize": 2, "compute_dtype": "bfloat16", "fixed": given}
         best = rank([work], machine.chip, machine.count, memory=machine.chip.memory, **how)[0]
         (own,) = group_points(points, best.sizes.sweep)
-        step = compile_step(own, D, settings, machine.mesh(best.sizes), "bfloat16")
+        step = lower_step(own, D, settings, machine.mesh(best.sizes), "bfloat16").compile()
         found[name] = machine, best, own, step, settings, work
     return found
 
