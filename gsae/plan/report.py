@@ -22,6 +22,8 @@ def lines(plan: Plan, price: float | None = None, compilations: Compilations | N
     chip = topology.chip
     cores = "" if topology.count == topology.chips else f", {topology.count} devices"
     peak, assumed = chip.peak(plan.settings.compute_dtype) / 1e12, " (assumed)" if chip.assumed else ""
+    if chip.unverified:
+        assumed += f" (no published {' or '.join(chip.unverified)} was found: assumed)"
     how = "arithmetic first" if compilations else "arithmetic, no compiler"
     yield (
         f"{topology.name}: {topology.chips} {chip.name} chips{cores}; each device {peak:.4g} TFLOP/s "

@@ -57,6 +57,7 @@ def test_each_chip_is_found_by_its_own_name_and_its_numbers_are_of_one_device():
         for kind in chip.kinds:
             assert chips.known(f"NVIDIA {kind} 80GB" if chip.group else kind) is chip
         assert chip.float32 <= chip.bfloat16 and chip.memory_bandwidth < chip.bfloat16
+        assert all(getattr(chip, name) > 0 for name in chip.unverified)
     assert chips.known("cpu") is None
 
     class Cpu:
