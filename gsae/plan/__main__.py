@@ -11,6 +11,7 @@ Exit codes: 0; 2 when a setting is wrong; 1 when the hub cannot be reached.
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def plan(arguments: Sequence[str]) -> None:
                 compilations = stack.enter_context(Compilations(machine, _THOROUGH.value, cache))
             for line in lines(made, _PRICE.value, compilations):
                 print(line, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for the end to flush into it
+        sys.exit(1)
     except (SettingError, RunError) as error:
         fail(str(error), error.exit_code)
 

@@ -20,6 +20,7 @@ from gsae.mesh import AXES
 SETTING = "--topology"
 COMPILED = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}  # dimensions of what libtpu compiles for
 LARGEST = {"v5e": 16, "v6e": 16}  # chips along a side of a pod; beyond, libtpu ends the process
+POD = {"v4": 4096, "v5p": 8960, "tpu7x": 9216}  # chips, by the same pages as gsae/chips.py
 COUNTED = ("h100", "h200", "a100", "tpuv3", "cpu")  # named by how many there are
 ALLOWED = (
     "must be a TPU and its shape such as v5e:4x4, v5p:4x4x4 (v4, v5e, v5p, v6e, tpu7x: compiled), cpu:8 (compiled), or "
@@ -112,6 +113,8 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
     if max(shape) > LARGEST.get(kind, max(shape)):
         side = LARGEST[kind]
         raise SettingError(SETTING, name, f"a pod of {kind} has at most {side}x{side} chips")
+    if math.prod(shape) > POD.get(kind, math.prod(shape)):
+        raise SettingError(SETTING, name, f"a pod of {kind} has at most {POD[kind]} chips")
     return kind, shape
 
 

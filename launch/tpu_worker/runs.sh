@@ -38,7 +38,7 @@ body() { # in its own session: the command, with the secrets in its environment 
 
 follow() { # the log from 50 lines before its end, until the run ends
     [ -f "$runs/$1/pid" ] || refuse "there is no run $1 here"
-    (while going "$1"; do sleep 0.5; done) &
+    (while going "$1"; do sleep 0.5; done) >/dev/null 2>&1 & # holds nobody who waits for the end of the output
     tail -n 50 -s 0.5 --pid=$! -F "$runs/$1/log" 2>/dev/null
 }
 

@@ -181,7 +181,7 @@ def test_settings_that_no_plan_can_have(bare):
     [
         (["--topology=h100:8", "--price=2"], 0, "chip hours"),
         (["--topology=h100:8", "--price=-1"], 2, "--price = -1.0: must be a number from 0"),
-        (["--topology=v5e:4by4"], 2, "--topology = 'v5e:4by4': must be a TPU"),
+        (["--topology=v5e:16x32"], 2, "--topology = 'v5e:16x32': a pod of v5e has at most 16x16 chips"),
     ],
 )
 def test_the_command_line(flags, code, said, bare):
@@ -189,3 +189,5 @@ def test_the_command_line(flags, code, said, bare):
     found = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert found.returncode == code, found.stderr
     assert said in found.stdout + found.stderr and "Traceback" not in found.stderr
+    if code == 2:
+        assert found.stdout == "" and found.stderr.count("\n") == 1

@@ -19,9 +19,14 @@ def test_a_name_that_means_nothing_is_refused(name):
         find(name)
 
 
-def test_no_pod_is_larger_than_there_are():
-    with pytest.raises(SettingError, match="--topology = 'v5e:16x32': a pod of v5e has at most 16x16 chips"):
-        find("v5e:16x32")
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("v5e:16x32", "16x16"), ("v6e:32x8", "16x16"), ("v5p:16x24x24", "8960"), ("v4:16x16x17", "4096")],
+)
+def test_no_pod_is_larger_than_there_are(name, most):
+    kind = name.partition(":")[0]
+    with pytest.raises(SettingError, match=f"--topology = '{name}': a pod of {kind} has at most {most} chips$"):
+        find(name)
 
 
 def test_names_that_mean_something():

@@ -3,9 +3,11 @@
 Gemma 7B's activations (D = 3072), 131,072 features, eight gated members. Needs libtpu (the extra `tpu`).
 """
 
+import jax
 import pytest
 
 from gsae.collectives import totals
+from gsae.language_models import attention_blocks
 from gsae.mesh import DATA, FEATURE, SWEEP
 from gsae.plan import topology
 from gsae.plan.programs import lower_step
@@ -51,6 +53,22 @@ def test_it_fits_where_it_was_said_to(compiled):
         assert 0 < step.peak < machine.chip.memory, name
         assert step.arguments == pytest.approx(best.demand.arguments, rel=0.05), name
         assert step.temporaries < 1.2 * best.demand.temporaries, name
+
+
+def test_compiled_quickly_it_is_the_same_program_but_for_temporaries(compiled):
+    machine, best, group, step, settings, _ = compiled["v5e:16x16"]
+    quick = lower_step(group, D, settings, machine.mesh(best.sizes), "bfloat16").compile(quickly=True)
+    assert (quick.arguments, quick.results) == (step.arguments, step.results)
+    assert quick.flops == pytest.approx(step.flops, rel=1e-3)
+    assert by_axes(quick.collectives) == by_axes(step.collectives) and quick.sent == step.sent
+    assert 0.9 * step.peak < quick.peak < 1.25 * step.peak
+
+
+def test_blocks_of_attention_suit_the_devices_of_the_plan(compiled):
+    assert jax.default_backend() == "cpu"
+    queries = attention_blocks._queries_at_once(64 * 32, 2048)
+    with jax.set_mesh(compiled["v5e:4x4"][0].mesh((1, 1, 16))):
+        assert attention_blocks._queries_at_once(64 * 32, 2048) == 2 * queries == 128
 
 
 def by_axes(found):
