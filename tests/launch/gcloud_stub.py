@@ -121,6 +121,8 @@ def answer(directory: Path, arguments: list[str]) -> int:
             if not file.exists():
                 return failed("ERROR: (gcloud.secrets.versions.access) PERMISSION_DENIED: Permission denied")
             print(file.read_text(), end="")
+        case ["auth" | "config" | "services" | "iam" | "storage" | "secrets", *_]:
+            pass  # what is done once for a project; nothing here depends on it
         case ["compute", "tpus", "queued-resources", "create", *_]:
             if "refusal" in state:
                 return failed(state["refusal"])
