@@ -1,13 +1,22 @@
-"""Eight CPU devices for every test process: sharded code runs for real on one machine."""
+"""Eight CPU devices for every test process: sharded code runs for real on one machine. What they compile is shared."""
 
 import os
+import shutil
+import tempfile
+
+import pytest
 
 from gsae.cpu_devices import enough_threads
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-
-import pytest  # the variables come first
+# Most of the time of a test goes into compiling, and many files, and the processes that tests start, compile the same:
+# they share one cache of compiled programs, which is new unless the variable is set. jax keys it by the program, the
+# flags of its compiler and the version; its entries have the machine code itself, so that equal bits stay equal.
+COMPILED = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # pytest-xdist's workers find it set
+    COMPILED = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gsae-compiled-")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +35,12 @@ def amazon():
 
     with amazon_server() as server, found_by_this_process(server):
         yield server
+
+
+def pytest_unconfigure():
+    """Removes the cache that this process made."""
+    if COMPILED:
+        shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 enough_threads()  # inherited by the processes that tests start

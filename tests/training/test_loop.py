@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_sweep
-from jax.experimental.compilation_cache import compilation_cache
 from tiny_sweep import EVERY, POINTS, RESAMPLING, STEPS, run
 
 from gsae.errors import Interrupted, RunError, SettingError
@@ -40,26 +39,6 @@ def log_lines(workdir):
     for line in lines:
         assert line.pop("timing")["tokens_per_second"] > 0
     return lines
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """All runs of this file, in this process and in others, compile the same programs: once is enough."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
