@@ -205,11 +205,13 @@ from pathlib import Path
 from gsae.activations import harvest, writer
 from gsae.text.tokens import TokenStore
 from tiny_harvest import HARVEST, SITES, make_language_model
-write = writer.StoreWriter.write
-def slow(*arguments):
+write, written = writer.StoreWriter.write, []
+def held(*arguments):
+    if len(written) == int(sys.argv[3]):
+        time.sleep(1000)
     write(*arguments)
-    time.sleep(0.2)
-writer.StoreWriter.write = slow
+    written.append(arguments)
+writer.StoreWriter.write = held
 harvest.harvest(make_language_model(), TokenStore.open(sys.argv[1]), SITES, Path(sys.argv[2]), **HARVEST)
 """
 
@@ -218,7 +220,7 @@ harvest.harvest(make_language_model(), TokenStore.open(sys.argv[1]), SITES, Path
 @pytest.mark.parametrize("superblocks", [1, 4])
 def test_killed_by_the_system_it_continues(tmp_path, finished, language_model, token_store, superblocks):
     path = tmp_path / "store"
-    command = [sys.executable, "-c", KILLED, str(token_store.path), str(path)]
+    command = [sys.executable, "-c", KILLED, str(token_store.path), str(path), str(superblocks)]
     process = subprocess.Popen(command, env={"PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])})
     deadline = time.monotonic() + 120
     while len(list(path.glob("superblocks/*.json"))) < superblocks:

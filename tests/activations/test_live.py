@@ -99,10 +99,9 @@ def test_two_generations_are_in_memory_and_both_sides_wait(live, monkeypatch):
     batches = Batches(live, NAMES, 64, 1)
     stream = batches.stream(0, batches.steps_per_epoch)
     next(stream)
-    deadline = time.monotonic() + 30
-    while live.made < 2 and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while (live.made < 2 or live.idle_seconds < 0.2) and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.2)
     assert len(made) == GENERATIONS  # the third is not begun while nobody needs it
     assert live.idle_seconds >= 0.2
     assert batches.stall_seconds > 0

@@ -1,5 +1,7 @@
 """A process of its own that finds models: the hub's library reads its environment once, when it is imported.
 
+    python ask_hub.py SECONDS    after which a hub that does not answer is given up
+
 Each line of stdin is a JSON list [name, revision]; each line of stdout says what came of it.
 """
 
@@ -11,7 +13,7 @@ from gsae.errors import RunError, SettingError
 from gsae.language_models import hub
 
 if __name__ == "__main__":
-    hub.SECONDS = 1.0
+    hub.SECONDS = float(sys.argv[1])
     for line in sys.stdin:
         name, revision = json.loads(line)
         began = time.monotonic()

@@ -32,11 +32,11 @@ OTHERS = {
 class Asking:
     """A process that finds models, with a cache and an environment of its own."""
 
-    def __init__(self, home, **environment):
+    def __init__(self, home, seconds=20.0, **environment):
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         root = Path(__file__).parents[2]
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "ask_hub.py")],
+            [sys.executable, str(Path(__file__).parent / "ask_hub.py"), str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=open(home.parent / "stderr", "w"),  # noqa: SIM115 - it lives as long as the process
@@ -133,7 +133,7 @@ def test_without_a_hub_the_cache_serves_and_the_rest_is_one_line(tmp_path):
 
 def test_a_hub_that_does_not_answer_is_given_up(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        ask = Asking(tmp_path / "home", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        ask = Asking(tmp_path / "home", 1.0, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
         answer = ask("some/model")
         assert answer["exit_code"] == 1
         assert "timed out" in answer["error"]

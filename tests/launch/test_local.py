@@ -88,21 +88,26 @@ def test_arguments_arrive_as_they_were_given():
     assert eval(out) == words
 
 
-# process 1 fails; process 0 would run on, and does not listen to SIGTERM where it is told so
+# process 1 fails; the others would run on, and do not listen to SIGTERM where they are told so
 ONE_FAILS = """
-import os, signal, sys, time
+import os, pathlib, signal, sys, time
+here = pathlib.Path(sys.argv[1])
 if os.environ["JAX_PROCESS_ID"] == "1":
+    while len(list(here.iterdir())) < 2:
+        time.sleep(0.01)
     print("what went wrong")
     sys.exit(3)
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(here / os.environ["JAX_PROCESS_ID"]).touch()
 time.sleep(1000)
 """
 
 
 @pytest.mark.parametrize("arguments", [[], ["deaf"]])
-def test_one_failing_ends_all_in_bounded_time_with_its_code_and_its_last_words(arguments):
-    code, _, err = ended(local("--processes=3", "--grace=1", program=ONE_FAILS, arguments=arguments))
+def test_one_failing_ends_all_in_bounded_time_with_its_code_and_its_last_words(tmp_path, arguments):
+    given = [str(tmp_path), *arguments]
+    code, _, err = ended(local("--processes=3", "--grace=1", program=ONE_FAILS, arguments=given))
     assert code == 3
     assert "local.py: process 1 ended with exit code 3; ending the others" in err
     assert "process 1: what went wrong" in err

@@ -48,8 +48,17 @@ def reference(tmp_path_factory):
     return run(workdir), workdir
 
 
-def start_program(workdir, pause):
-    return subprocess.Popen([sys.executable, PROGRAM, workdir, str(pause)], stdout=subprocess.PIPE, text=True)
+def start_program(workdir, pause, first=0):
+    command = [sys.executable, PROGRAM, workdir, str(pause), str(first)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def read_until(process, said):
+    """Reads lines of its output up to one that has these words."""
+    for line in process.stdout:
+        if said in line:
+            return
+    raise AssertionError(f"ended without {said!r}")
 
 
 def wait_for(condition, process, seconds=120):
@@ -72,9 +81,9 @@ def test_the_log_has_every_metric_of_every_point(reference):
 
 
 def test_killed_and_started_again_equals_never_killed(reference, tmp_path, capsys):
-    with start_program(tmp_path, 0.03) as process:
+    with start_program(tmp_path, 1000, first=2 * EVERY + 5) as process:  # further than it is saved, and not at its end
+        read_until(process, "waits")
         wait_for((tmp_path / "checkpoints" / f"step-{2 * EVERY:09d}").exists, process)
-        time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     steps = []
@@ -208,7 +217,7 @@ def test_killed_at_random_moments_equals_never_killed(reference, tmp_path):
     kills, returncode = 0, None
     while returncode != 0 and kills < 20:
         before = published()
-        with start_program(tmp_path, 0.02) as process:
+        with start_program(tmp_path, 0.04) as process:
             while process.poll() is None and published() == before:
                 time.sleep(0.002)
             time.sleep(random.uniform(0, 0.3))
@@ -222,7 +231,7 @@ def test_killed_at_random_moments_equals_never_killed(reference, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_ends_the_program_with_75(reference, tmp_path):
-    with start_program(tmp_path, 0.05) as process:
+    with start_program(tmp_path, 0.1) as process:
         wait_for((tmp_path / "checkpoints" / f"step-{EVERY:09d}").exists, process)
         process.terminate()
         said = process.stdout.read()
@@ -235,10 +244,9 @@ def test_sigterm_ends_the_program_with_75(reference, tmp_path):
 
 @pytest.mark.slow
 def test_a_second_sigint_kills_at_once(tmp_path):
-    with start_program(tmp_path, 100) as process:
-        wait_for((tmp_path / "logs" / "metrics.jsonl").exists, process)
-        time.sleep(1)
+    with start_program(tmp_path, 100, first=1) as process:
+        read_until(process, "waits")
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        read_until(process, "SIGINT: saving")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == -signal.SIGINT

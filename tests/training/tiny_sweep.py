@@ -1,6 +1,6 @@
 """A sweep of two groups that trains in a second. Run as a program, it is what the tests kill.
 
-python tiny_sweep.py WORKDIR [SECONDS TO SLEEP AFTER EVERY STEP]
+python tiny_sweep.py WORKDIR [SECONDS TO SLEEP AFTER EVERY STEP [FROM WHICH STEP]]
 """
 
 import sys
@@ -58,9 +58,16 @@ def run(workdir, *, mesh_sizes=(1, 1, 1), points=POINTS, on_step=None, **options
 
 
 if __name__ == "__main__":
-    pause = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    pause, first = (*sys.argv[2:], "0", "0")[:2]
+
+    def wait(step, states):
+        """Says so when it waits for the first time."""
+        if step == int(first):
+            print("waits", flush=True)
+        time.sleep(float(pause) if step >= int(first) else 0)
+
     try:
-        run(Path(sys.argv[1]), on_step=lambda step, states: time.sleep(pause))
+        run(Path(sys.argv[1]), on_step=wait)
     except errors.Interrupted as interrupted:
         print(interrupted)
         sys.exit(interrupted.exit_code)
