@@ -63,7 +63,7 @@ def test_blocks_give_the_plain_formula(length, block, key_heads, options, scale)
 
 def test_bfloat16_rounds_once():
     q, k, v = operands(96, dtype=jnp.bfloat16)
-    found = attend_in_blocks(q, k, v, scale=0.25, block=16)
+    found = jax.jit(lambda *args: attend_in_blocks(*args, scale=0.25, block=16))(q, k, v)
     assert found.dtype == jnp.bfloat16
     expected = plain(q, k, v, scale=0.25)
     np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=2**-7, atol=2**-6)
@@ -91,7 +91,9 @@ def test_no_array_over_all_pairs_of_positions_exists(options):
     attend = functools.partial(attend_in_blocks, scale=0.125, **options)
     pairs = 4 * heads * length * length
     for program in (attend, jax.grad(lambda *args: attend(*args).sum(), (0, 1, 2))):
-        assert jax.jit(program).lower(q, k, v).compile().memory_analysis().temp_size_in_bytes < pairs / 4
+        # The arrays are laid out before LLVM's optimisations, which are left out: they take a third of the time.
+        compiled = jax.jit(program).lower(q, k, v).compile(compiler_options={"xla_backend_optimization_level": 0})
+        assert compiled.memory_analysis().temp_size_in_bytes < pairs / 4
 
 
 def test_what_causality_and_windows_hide_is_not_multiplied():

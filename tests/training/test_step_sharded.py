@@ -72,12 +72,17 @@ def first_four(tree):
     return jax.tree.map(lambda leaf: leaf[:4], jax.device_get(tree))
 
 
-# Programs are compiled once, to be run and to be looked into.
+# Programs are compiled once, to be run and to be looked into: what is split how is decided before LLVM sees anything, so
+# that its optimisations, a third of the time, are left out here; whole runs on meshes (test_loop.py) have them.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
 @functools.cache
 def compiled_step(name, shape):
     mesh, group = make_mesh(*shape), group_of(name, shape[0])
     batch = jax.ShapeDtypeStruct((B, D), jnp.float32, sharding=batch_sharding(mesh))
-    return make_step(group, SETTINGS, mesh).lower(abstract_state(group, D, mesh), batch, jnp.int32(0)).compile()
+    lowered = make_step(group, SETTINGS, mesh).lower(abstract_state(group, D, mesh), batch, jnp.int32(0))
+    return lowered.compile(compiler_options=QUICKLY)
 
 
 @functools.cache
@@ -89,8 +94,8 @@ def compiled_resampling(name, shape):
     candidates = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), parts.start(D)
     )
-    score = parts.score.lower(candidates, state, batch, number, number).compile()
-    return parts.start, score, parts.revive.lower(state, candidates, number).compile()
+    score = parts.score.lower(candidates, state, batch, number, number).compile(compiler_options=QUICKLY)
+    return parts.start, score, parts.revive.lower(state, candidates, number).compile(compiler_options=QUICKLY)
 
 
 @functools.cache
