@@ -82,6 +82,8 @@ def plan(arguments: Sequence[str]) -> None:
 def _before_jax(name: str) -> None:
     """Nothing here looks for an accelerator; `cpu:N` needs N devices, which must be asked for before jax starts."""
     os.environ["JAX_PLATFORMS"] = "cpu"
+    # jax's cache keeps programs for machines that are not here, and then warns that it cannot read them.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     if asked := re.fullmatch(r"cpu:(\d+)", name):
         flags_before = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags_before} --xla_force_host_platform_device_count={asked[1]}"
