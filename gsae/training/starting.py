@@ -81,7 +81,7 @@ def start_trained(group: Group, state: GroupState, directory: str, input_scale: 
         trained = load_on_host(trained_point(point, directory)).rescaled(1 / input_scale)
         members.append(cls.starting_from(trained, group.options))
     old, new = (
-        jax.tree.map(jnp.shape, state.autoencoder),
+        jax.tree.map(lambda leaf: leaf.shape, state.autoencoder),
         jax.tree.map(lambda leaf: (len(members), *leaf.shape), members[0]),
     )
     if old != new:
@@ -90,7 +90,8 @@ def start_trained(group: Group, state: GroupState, directory: str, input_scale: 
     def place(old: jax.Array, *leaves: Any) -> jax.Array:
         """Each device gets its part, and none the whole."""
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # sharded arrays ask by slices
             return np.stack([np.asarray(leaf[index[1:]]) for leaf in leaves[index[0]]]).astype(old.dtype)
 
         return jax.make_array_from_callback(old.shape, old.sharding, part)
