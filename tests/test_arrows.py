@@ -83,7 +83,8 @@ ARROWS = {
     "run_flags": {"errors", "processes"},
     "plan": {
         "activations.capture", "activations.rows", "artifacts", "autoencoders", "chips", "collectives", "config",
-        "errors", "evaluation", "language_models", "mesh", "recipe", "roofline", "run_flags", "throughput", "training",
+        "errors", "evaluation", "language_models", "mesh", "places", "recipe", "roofline", "run_flags",
+        "throughput", "training",
     },
     "main": {"config", "cpu_devices", "errors", "pipeline", "processes", "run_flags"},
     "": {"activations.row_stream", "interop.hub", "interventions"},  # gsae/__init__.py: what stands there by name

@@ -10,6 +10,7 @@ from gsae.config import Config
 from gsae.errors import SettingError
 from gsae.language_models.sites import Site, names_of, site_width
 from gsae.mesh import AXES, alone
+from gsae.places import BucketPath, place
 from gsae.plan import programs
 from gsae.plan.compiler import Compiled, Program
 from gsae.plan.model import AbstractModel, tokens
@@ -18,6 +19,7 @@ from gsae.roofline.choice import Candidate, rank
 from gsae.roofline.estimate import LATENCY, Roofline, Sizes
 from gsae.roofline.work import MemberWork
 from gsae.throughput import count_flops
+from gsae.training import bucket_shelf
 from gsae.training.groups import Group, Point, group_points
 from gsae.training.step import StepSettings
 
@@ -129,6 +131,7 @@ def make_plan(config: Config, topology: Topology, given: Sequence[int]) -> Plan:
     if config.activations.devices:
         allowed = "must be 0 in a plan: it takes all devices for the mesh"
         raise SettingError("config.activations.devices", config.activations.devices, allowed)
+    _check_places(config)
     model = None if config.activations.source == "rows" else _model(config)
     points, widths = _points_and_widths(config, model)
     settings = recipe.step_settings(config, on_cpu=topology.chip is chips.CPU)
@@ -168,6 +171,14 @@ def make_plan(config: Config, topology: Topology, given: Sequence[int]) -> Plan:
         live=live,
         evaluation=evaluation,
     )
+
+
+def _check_places(config: Config) -> None:
+    """Refuses what a run would refuse, without asking any bucket whether it is there."""
+    place(config.activations.store or ".", "config.activations.store")
+    checkpoints = place(config.training.checkpoints or ".", bucket_shelf.SETTING)
+    if isinstance(checkpoints, BucketPath):
+        bucket_shelf.check_scheme(checkpoints)
 
 
 def _model(config: Config) -> AbstractModel:

@@ -13,7 +13,6 @@ from gsae.roofline.choice import explain
 from gsae.roofline.estimate import Roofline
 
 REACHED = 0.5  # of the roofline: about what the one public figure of such a training reaches (docs/scale.md)
-FITS, FITS_NOT = "  it fits", "  IT DOES NOT FIT"
 
 
 def lines(plan: Plan, price: float | None = None, compilations: Compilations | None = None) -> Iterator[str]:
@@ -53,7 +52,7 @@ def _arithmetic(plan: Plan, price: float | None) -> Iterator[str]:
         f"memory of a device while training, GB: arguments {asked.arguments / 1e9:.3g} + temporaries "
         f"{asked.temporaries / 1e9:.3g}{_model(plan)} = {peak / 1e9:.3g} of {there / 1e9:.3g}"
     )
-    yield FITS if peak <= there else FITS_NOT
+    yield _verdict(plan, peak <= there)
 
 
 def _compiled(plan: Plan, price: float | None, compilations: Compilations) -> Iterator[str]:
@@ -94,7 +93,15 @@ def _compiled(plan: Plan, price: float | None, compilations: Compilations) -> It
         fits = fits and not found.refused
     if compilations.reused:
         yield f"  {compilations.reused} of these programs were compiled by an earlier plan (--cache)"
-    yield FITS if fits else FITS_NOT
+    yield _verdict(plan, fits)
+
+
+def _verdict(plan: Plan, fits: bool) -> str:
+    if fits:
+        return "  it fits"
+    alone = 2 * plan.loaded > plan.topology.chip.memory
+    parts = "; config.language_model.parts splits the language model over the devices of a host" if alone else ""
+    return f"  IT DOES NOT FIT{parts}"
 
 
 def _most(plan: Plan, steps: Mapping[str, Compiled]) -> float:

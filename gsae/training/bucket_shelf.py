@@ -25,13 +25,22 @@ INDEX = "index.json"
 SETTING = "config.training.checkpoints"
 
 
+def check_scheme(place: BucketPath) -> None:
+    """Refuses buckets that checkpoints cannot be in; raises SettingError."""
+    if place.scheme != "gs":
+        allowed = (
+            "must be a directory or gs://...: Orbax writes to no other buckets; beside a store in s3:// they go to a "
+            "directory that all processes see"
+        )
+        raise SettingError(SETTING, str(place), allowed)
+
+
 class BucketShelf:
     """Checkpoints in one place of a bucket: a `DirectoryShelf` for processes that share nothing else."""
 
     def __init__(self, place: BucketPath):
         self.directory = place
-        if place.scheme != "gs":
-            raise SettingError(SETTING, str(place), "must be a directory or gs://...: Orbax writes to no other buckets")
+        check_scheme(place)
         if not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
             allowed = 'needs gcsfs, through which Orbax reaches buckets: pip install "gsae[gcs]"'
             raise SettingError(SETTING, str(place), allowed)

@@ -141,7 +141,8 @@ def test_a_mesh_that_the_compiler_refuses_gives_way_to_the_next(bare):
 
 
 def test_by_arithmetic_alone(bare, plan):
-    estimated = make_plan(configuration(bare), topology.find("h100:4"), (0, 0, 2))
+    places = {"activations__store": "gs://bucket/store", "training__checkpoints": "gs://bucket/run"}  # not asked
+    estimated = make_plan(configuration(bare, **places), topology.find("h100:4"), (0, 0, 2))
     assert estimated.settings.compute_dtype == "bfloat16"
     assert estimated.harvest.flops == plan.harvest.flops and estimated.evaluation.flops == plan.evaluation.flops
     text = "\n".join(lines(estimated, None))
@@ -172,6 +173,10 @@ def test_settings_that_no_plan_can_have(bare):
         make_plan(configuration(bare, activations__devices=1), topology.find("h100:4"), (0, 0, 0))
     with pytest.raises(SettingError, match=r"config\.text\.context_length"):
         make_plan(configuration(bare, text__context_length=4096), topology.find("h100:4"), (0, 0, 0))
+    with pytest.raises(SettingError, match=r"config\.activations\.store = 'gs://BUCKET/x': must be a dir"):
+        make_plan(configuration(bare, activations__store="gs://BUCKET/x"), topology.find("h100:4"), (0, 0, 0))
+    with pytest.raises(SettingError, match=r"config\.training\.checkpoints = 's3://bucket/x': .*beside"):
+        make_plan(configuration(bare, training__checkpoints="s3://bucket/x"), topology.find("h100:4"), (0, 0, 0))
     with pytest.raises(SettingError, match="no mesh of 4 devices"):
         make_plan(configuration(bare), topology.find("h100:4"), (1, 1, 1))
 
