@@ -26,6 +26,8 @@ from gsae.training.groups import Point, group_points
 from gsae.training.schedules import Schedules
 from gsae.training.step import StepSettings, abstract_state, batch_sharding, initial_state, make_step
 
+QUICKLY = {"xla_backend_optimization_level": 0}  # memory is laid out before LLVM's optimisations
+
 
 @pytest.fixture(scope="module")
 def language_model():
@@ -54,7 +56,7 @@ def test_the_update_is_estimated_within_a_factor_of_two(name, sizes):
     x_BD = jax.ShapeDtypeStruct((512, 128), jnp.float32, sharding=batch_sharding(mesh))
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     with jax.set_mesh(mesh):
-        compiled = make_step(group, settings, mesh).lower(state, x_BD, count).compile().memory_analysis()
+        compiled = make_step(group, settings, mesh).lower(state, x_BD, count).compile(QUICKLY).memory_analysis()
     terms = memory._sweep_terms([group], {"mlp_out.0": 128}, mesh, settings)
     assert terms["sweep"] == pytest.approx(compiled.alias_size_in_bytes, rel=0.01)
     assert 0.7 < terms["update"] / compiled.temp_size_in_bytes < 2
@@ -62,7 +64,7 @@ def test_the_update_is_estimated_within_a_factor_of_two(name, sizes):
 
 def test_the_forward_pass_is_estimated_within_a_factor_of_two(language_model):
     program = traced(language_model, [Site(1, "attn_z")], (8, 64), "bfloat16")
-    compiled = program.lower().compile().memory_analysis()
+    compiled = program.lower().compile(QUICKLY).memory_analysis()
     assert 0.7 < memory.program_bytes(program.jaxpr) / compiled.temp_size_in_bytes < 2
 
 

@@ -118,7 +118,8 @@ def test_no_dictionary_and_no_features_are_gathered(name, shape):
     x_BTD = jax.device_put(jnp.ones((8, 6, D)), places.activations)
     keep_BT = jax.device_put(jnp.ones((8, 6), bool), places.activations)
     with jax.set_mesh(places.mesh):
-        text = reconstruct.lower(placed, x_BTD, keep_BT, jnp.zeros(D)).compile().as_text()
+        lowered = reconstruct.lower(placed, x_BTD, keep_BT, jnp.zeros(D))
+        text = lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).as_text()  # LLVM moves nothing
     moved = re.findall(r"= (.*?) (?:all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
     shapes = [[int(n) for n in dims.split(",") if int(n) > 1] for found in moved for dims in SHAPE.findall(found)]
     assert shapes, "at least the activations come from all devices"

@@ -195,11 +195,12 @@ def test_the_state_is_two_copies_of_the_parameters_and_is_written_in_place():
     state = jax.eval_shape(lambda: initial_state(group, D, make_mesh()))
     parameters = sum(leaf.size * 4 for leaf in jax.tree.leaves(state.autoencoder))
     counters = 8 * 4096 * 4
-    memory = compiled(group.points).compile().memory_analysis()
+    quickly = {"xla_backend_optimization_level": 0}  # memory is laid out before LLVM's optimisations
+    memory = compiled(group.points).compile(quickly).memory_analysis()
     assert memory.alias_size_in_bytes >= 2 * parameters + counters
     assert memory.argument_size_in_bytes <= 1.01 * (2 * parameters + counters)
     # Temporaries are those of one member (activations, gradients and a copy of its state), not of eight.
-    alone = compiled(group.points[:1]).compile().memory_analysis().temp_size_in_bytes
+    alone = compiled(group.points[:1]).compile(quickly).memory_analysis().temp_size_in_bytes
     assert memory.temp_size_in_bytes < alone + 1.5 * 2 * parameters / 8
 
 

@@ -72,8 +72,8 @@ def first_four(tree):
     return jax.tree.map(lambda leaf: leaf[:4], jax.device_get(tree))
 
 
-# Programs are compiled once, to be run and to be looked into: what is split how is decided before LLVM sees anything, so
-# that its optimisations, a third of the time, are left out here; whole runs on meshes (test_loop.py) have them.
+# Programs are compiled once, to be run and to be looked into. How they are split is decided before LLVM sees anything:
+# its optimisations, a third of the time, are left out here; whole runs on meshes (test_loop.py) have them.
 QUICKLY = {"xla_backend_optimization_level": 0}
 
 
