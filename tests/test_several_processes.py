@@ -1,5 +1,6 @@
 """One run in several processes: the rows, steps and files of one process, whoever dies, stops, or never comes."""
 
+import csv
 import json
 import shutil
 import signal
@@ -106,6 +107,22 @@ def test_two_processes_make_what_one_makes(alone, pair):
     results = [(run.workdir / "results.csv").read_text().splitlines() for run in (pair, alone)]
     assert len(results[0]) == len(results[1]) == 5 and results[0][0] == results[1][0]
     assert not list(pair.workdir.rglob("*partial*"))
+
+
+def test_four_processes_harvest_evaluate_and_report_what_one_trained(texts, alone, tmp_path):
+    workdir = tmp_path / "run"
+    made = ("activations", "evaluation", "logs", "results.csv", "report.html", "features.html")
+    shutil.copytree(alone.workdir, workdir, ignore=shutil.ignore_patterns(*made))
+    Run(texts, workdir, 4, 1, **MESH, evaluation__every=6).to_the_end()
+    assert files_below(workdir / "activations") == files_below(alone.workdir / "activations")
+    assert_same_weights(weights(workdir), weights(alone.workdir))
+    ours, others = (list(csv.DictReader(open(path / "results.csv"))) for path in (workdir, alone.workdir))
+    assert len(ours) == len(others) == 4
+    for row, other in zip(ours, others, strict=True):
+        assert row["site"] == other["site"] and row["architecture"] == other["architecture"]
+        for metric in ("l0", "loss_recovered", "ce_spliced", "gamma", "fvu", "alive"):
+            np.testing.assert_allclose(float(row[metric]), float(other[metric]), rtol=1e-4, err_msg=metric)
+    assert (workdir / "report.html").stat().st_size > 10_000
 
 
 def test_two_processes_look_at_features_as_one_does(pair, tmp_path):
