@@ -352,6 +352,11 @@ class Job:
         """Where a point's weights are kept."""
         return self.workdir / "autoencoders" / point.name
 
+    @property
+    def looks_at_dictionaries(self) -> bool:
+        """Whether the vectors of all points are looked at: where those of some carry the lengths."""
+        return any(architecture(point.architecture).bounded for point in self.points)
+
     def input_scale(self, site: str) -> float:
         """What activations of a site are multiplied by before they are trained on."""
         return recipe.input_scale(self.config, self.activations.statistics(site)["mean_squared_norm"])

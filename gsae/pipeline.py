@@ -32,6 +32,7 @@ from gsae.training.groups import Point
 from gsae.training.step import GroupState, batch_sharding
 
 JUDGED_BY = ("tokens", "skip_tokens", "zero_ablation", "bootstrap_samples")  # of config.evaluation, beside the text
+DICTIONARY = "dictionary.npz"  # of a point, beside its row
 
 
 def run(
@@ -210,6 +211,8 @@ def evaluate(job: Job) -> None:
         "tokens": job.held_out.fingerprint,
         "settings": {name: getattr(settings, name) for name in JUDGED_BY},
     }
+    if job.looks_at_dictionaries:
+        made_from["dictionaries"] = True
     members, digests, costs = {}, {}, {}
     for point in job.points:
         path = job.autoencoder_path(point)
@@ -229,12 +232,22 @@ def evaluate(job: Job) -> None:
         with artifacts.publish(job.evaluation_path(point), {"made_from": digests[point.name]}) as folder:
             artifacts.write_json(folder / "row.json", _plain(row))
             np.save(folder / "density.npy", result.density)
+            if job.looks_at_dictionaries:
+                np.savez(folder / DICTIONARY, **_dictionary(job, members[result.name], result))
 
     tokens, samples = settings.tokens, settings.bootstrap_samples
     _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
     equivalence.measure(job)
     if settings.pursuit:
         _pursue(job, digests)
+
+
+def _dictionary(job: Job, member: tuple[Point, Callable[[], Any], str], result: Any) -> dict[str, np.ndarray]:
+    """What the decoder vectors of a point are to each other, by name."""
+    from gsae.evaluation.dictionary import look
+
+    W_dec_FD, input_norm = np.asarray(member[1]().W_dec), result.metrics["input_norm"]
+    return look(W_dec_FD, result.density, result.strength, input_norm, seed=job.config.seed).arrays()
 
 
 def _pursue(job: Job, digests: Mapping[str, Any]) -> None:
@@ -335,7 +348,7 @@ def report(job: Job) -> None:
 def _report(job: Job) -> None:
     from gsae.reports.report import write_report
 
-    rows, densities, pursued = [], {}, []
+    rows, densities, dictionaries, pursued = [], {}, {}, []
     for point in job.points:
         path = job.evaluation_path(point)
         if artifacts.read_manifest(path) is None:
@@ -343,6 +356,8 @@ def _report(job: Job) -> None:
         artifacts.verify(path)
         rows.append(json.loads((path / "row.json").read_text()))
         densities[point.name] = np.load(path / "density.npy")
+        if (path / DICTIONARY).exists():
+            dictionaries[point.name] = dict(np.load(path / DICTIONARY))
         if job.config.evaluation.pursuit and artifacts.read_manifest(job.pursuit_path(point)) is not None:
             artifacts.verify(job.pursuit_path(point))
             pursued += json.loads((job.pursuit_path(point) / "rows.json").read_text())["rows"]
@@ -351,6 +366,7 @@ def _report(job: Job) -> None:
         rows=rows,
         pursued=pursued,
         densities=densities,
+        dictionaries=dictionaries,
         baseline=job.config.evaluation.baseline,
         config=schema.plain(job.config),
         command=job.command,

@@ -111,6 +111,10 @@ class Autoencoder:
     # Whether the sparsity coefficient rises from 0 while it warms up: not where it is a number of features.
     warms_up: ClassVar[bool] = True
 
+    # Whether activations have a bound, so that lengths are the decoder vectors'. What of a dictionary is looked at then
+    # (`evaluation.dictionary`) is looked at for every point of such a run.
+    bounded: ClassVar[bool] = False
+
     W_enc: jax.Array
     W_dec: jax.Array
     b_dec: jax.Array

@@ -62,6 +62,15 @@ def row_norms(W_FD: jax.Array) -> jax.Array:
     return jnp.where(positive_F, jnp.sqrt(jnp.where(positive_F, squared_F, 1)), 0)
 
 
+def normal_like(key: jax.Array, z: jax.Array) -> jax.Array:
+    """Standard normal numbers of the shape of features z [..., F], each made where z has its own.
+
+    They follow from the key and their place in the array: the same on every mesh.
+    """
+    where = _out_sharding(*_rows(z, mesh.DATA), mesh.FEATURE)
+    return jax.random.normal(key, z.shape, z.dtype, out_sharding=where)
+
+
 def partition_spec(feature_axis: int | None, ndim: int) -> PartitionSpec:
     """Where one member's array of `ndim` axes lives, given which of them is F: that axis is split over `feature`."""
     return PartitionSpec(*(mesh.FEATURE if axis == feature_axis else None for axis in range(ndim)))

@@ -9,6 +9,7 @@ from gsae.autoencoders.base import Autoencoder, CommonOptions
 from gsae.autoencoders.batchtopk import BatchTopK
 from gsae.autoencoders.gated import Gated
 from gsae.autoencoders.jumprelu import JumpReLU
+from gsae.autoencoders.normalized import Normalized
 from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
 from gsae.autoencoders.topk import TopK
@@ -19,6 +20,7 @@ ARCHITECTURES: Mapping[str, type[Autoencoder]] = {
     "batchtopk": BatchTopK,
     "gated": Gated,
     "jumprelu": JumpReLU,
+    "normalized": Normalized,
     "rescaled_standard": RescaledStandard,
     "standard": Standard,
     "topk": TopK,

@@ -35,12 +35,18 @@ SMALL_DENOMINATOR = 0.1  # nats; below it loss recovered divides by next to noth
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of a member: numbers by name (`evaluate` lists them), and each feature's firing density [F]."""
+    """What came of a member: numbers by name (`evaluate` lists them), and of each feature, [F], two more.
+
+    Attributes:
+        density: share of tokens on which it fires.
+        strength: mean of |f| where it fires; nan where it never does.
+    """
 
     name: str
     site: str
     metrics: dict[str, float]
     density: np.ndarray
+    strength: np.ndarray
 
 
 def evaluate(
@@ -218,7 +224,7 @@ class _Arms:
                 "documents": int(seen_D.sum()),
             }
             metrics = {name: float(value) for name, value in metrics.items()}
-            yield Evaluation(name, str(self.site), metrics, sums.density_F)
+            yield Evaluation(name, str(self.site), metrics, sums.density_F, sums.strength_F)
 
 
 def places_on(model: Any, mesh: Mesh | None) -> tuple[Places, Placement]:

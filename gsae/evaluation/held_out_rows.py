@@ -108,7 +108,7 @@ def _evaluated(
         bar.update(int(keep_N.sum()) * len(members))
     gaps = dict.fromkeys(NEEDS_A_LANGUAGE_MODEL, math.nan)
     return [
-        Evaluation(name, site, total.metrics() | gaps, total.density_F)
+        Evaluation(name, site, total.metrics() | gaps, total.density_F, total.strength_F)
         for (name, _), total in zip(members, sums, strict=True)
     ]
 

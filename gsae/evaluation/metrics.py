@@ -20,6 +20,7 @@ from gsae import mesh as axes
 
 CHUNK_BYTES = 4 << 20  # one [tokens, F] float32 array of a chunk: it stays in a CPU's cache (measured: twice as fast)
 CHUNK_TOKENS = (256, 4096)  # fewest, most: enough rows for a matrix unit, few enough for float32 sums
+OF_FEATURES = ("fired", "total")  # sums that each feature has of its own, [F]
 FLOAT32_NOISE = 1e-6  # relative error of the device's sums, with a margin
 
 
@@ -70,11 +71,13 @@ def reconstruct(
 
     x_hat_KMCD, sums = jax.lax.map(one_chunk, (x_KMCD, keep_KMC))
     x_hat_MND = _reshape(x_hat_KMCD.swapaxes(0, 1), (shards, tokens + padding, width), axes.DATA)[:, :tokens]
-    fired_F = sums.pop("fired").sum((0, 1))  # exact in int32; the other sums of chunks go to the host one by one
+    # Numbers of features are added up here, those of firings exactly, in int32; the other sums of chunks go to the host
+    # one by one.
+    of_features = {name: _place(sums.pop(name).sum((0, 1))) for name in OF_FEATURES}
     sums = {name: _place(value_KM) for name, value_KM in sums.items()}
     sums = {name: value_KM.reshape(-1, *value_KM.shape[2:]) for name, value_KM in sums.items()}
     x_hat_BTD = _place(_reshape(x_hat_MND, x_BTD.shape, axes.DATA), (axes.DATA, axes.FEATURE), None, None)
-    return x_hat_BTD, sums | {"fired": _place(fired_F)}
+    return x_hat_BTD, sums | of_features
 
 
 def _sums(x_MCD, x_hat_MCD, f_MCF, active_MCF, keep_MC, shift_D) -> dict[str, jax.Array]:
@@ -109,7 +112,8 @@ def _sums(x_MCD, x_hat_MCD, f_MCF, active_MCF, keep_MC, shift_D) -> dict[str, ja
     }
     fired_MF = (active_MCF & keep_MC[..., None]).sum(1, dtype=jnp.int32)
     counts = {"tokens": keep_MC.sum(1, dtype=jnp.int32), "fired": fired_MF}
-    return {name: over_tokens(values) for name, values in per_token.items()} | counts
+    total_MF = over_tokens(jnp.abs(f_MCF))
+    return {name: over_tokens(values) for name, values in per_token.items()} | counts | {"total": total_MF}
 
 
 class Sums:
@@ -128,7 +132,7 @@ class Sums:
         for name, value in sums.items():
             array = np.asarray(value)
             wide = array.astype(np.int64 if np.issubdtype(array.dtype, np.integer) else np.float64)
-            total = wide if name == "fired" else wide.sum(0)
+            total = wide if name in OF_FEATURES else wide.sum(0)
             self.totals[name] = self.totals.get(name, 0) + total
 
     @property
@@ -136,13 +140,18 @@ class Sums:
         """The share of tokens on which each feature fires, float64 [F]."""
         return _ratio(self.totals["fired"], self.totals["tokens"])
 
+    @property
+    def strength_F(self) -> np.ndarray:
+        """The mean of |f| where a feature fires, float64 [F]; nan where it never does."""
+        return _ratio(self.totals["total"], self.totals["fired"])
+
     def metrics(self) -> dict[str, float]:
         """The metrics of the reconstruction; nan where a denominator is zero. E is the mean over tokens that count.
 
         l0: E of the number of active features. l1: E||f||_1. gamma: E||x_hat||^2 / E[x_hat . x] (Rajamanoharan et al.
         2024, relative reconstruction bias; below 1 is shrinkage). gamma_centred: the same of x and x_hat minus the mean
         of each. fvu: E||x - x_hat||^2 / E||x - E x||^2. cosine: E[cos(x, x_hat)], 0 where one is zero. norm_ratio:
-        E||x_hat|| / E||x||. mean_share: ||E x||^2 / E||x||^2. alive: the share of features that fired at least once in
+        E||x_hat|| / E||x||. input_norm: E||x||. mean_share: ||E x||^2 / E||x||^2. alive: the share of features that fired at least once in
         the `tokens` tokens.
         """
         tokens = self.totals["tokens"]
@@ -163,6 +172,7 @@ class Sums:
             "fvu": _ratio(mean["squared_error"], variance),
             "cosine": mean["cosine"],
             "norm_ratio": _ratio(mean["x_hat_norm"], mean["x_norm"]),
+            "input_norm": mean["x_norm"],
             "mean_share": _ratio(x_mean_D @ x_mean_D, mean["x_squared"]),
             "alive": (fired_F > 0).mean(),
             "tokens": tokens,

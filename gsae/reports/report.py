@@ -30,6 +30,7 @@ def write_report(
     features_page: str = "",
     pursued: Sequence[Row] = (),
     curves_of: curves.Curves | None = None,
+    dictionaries: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Writes results.csv, frontier.png, shrinkage.png, density.png and report.html, each whole or not at all.
 
@@ -48,6 +49,7 @@ def write_report(
         features_page: the name of a page beside it that shows features; "" for none.
         pursued: rows whose codes pursuit found, with `target_l0` beside the usual columns; also into pursuit.csv.
         curves_of: training curves by point, where no one log has them.
+        dictionaries: by point, the arrays of `evaluation.dictionary.Dictionary`; None where nobody has looked.
 
     Returns:
         What the terminal shows: the table of points, the comparison, the headline, and warnings.
@@ -64,7 +66,8 @@ def write_report(
     for name, figure in figures.items():
         style.save_png(figure, directory / f"{name}.png")
     came = rows_sentence(metrics_log) if metrics_log else ""
-    found = sections(every, baseline, pursued, curves_of or (curves.read_log(metrics_log) if metrics_log else None))
+    log = curves_of or (curves.read_log(metrics_log) if metrics_log else None)
+    found = sections(every, baseline, pursued, log, dictionaries)
     if pursued:
         write_results_csv(directory / "pursuit.csv", pursued)
     training = curves.training_figure(curves.read_log(metrics_log), rows) if metrics_log else None

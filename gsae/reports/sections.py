@@ -1,16 +1,23 @@
 """Findings beyond the frontier: those that the rows have the points for, in the order in which the page has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gsae.reports.curves import Curves
 from gsae.reports.rows import Row, has, plain_rows
 from gsae.reports.section import Section
+from gsae.reports.section_dictionary import vectors
 from gsae.reports.section_features import costs, dead_features, pursuit
 from gsae.reports.section_frontiers import of_sites, rescaled, shrinkage, variants
+from gsae.reports.section_layers import over_layers
 
 
 def sections(
-    rows: Sequence[Row], baseline: str, pursued: Sequence[Row] = (), curves: Curves | None = None
+    rows: Sequence[Row],
+    baseline: str,
+    pursued: Sequence[Row] = (),
+    curves: Curves | None = None,
+    dictionaries: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Section]:
     """The findings that these rows show, in the order of the paper.
 
@@ -19,6 +26,7 @@ def sections(
         baseline: the architecture that others are compared with.
         pursued: rows of the same columns with `target_l0`: codes found by pursuit instead of the encoder.
         curves: training curves by point (`curves.read_log`).
+        dictionaries: by point, what its vectors are to each other.
     """
     usable = [row for row in rows if str(row.get("status") or "ok") == "ok" and has(row, "l0", "loss_recovered")]
     found = [
@@ -26,6 +34,8 @@ def sections(
         shrinkage(plain_rows(usable)),
         variants(usable),
         rescaled(usable, baseline),
+        over_layers(plain_rows(usable)),
+        vectors(usable, dictionaries or {}),
         pursuit(plain_rows(usable), pursued),
         dead_features(usable, curves or {}),
         costs(usable),

@@ -43,10 +43,12 @@ def test_declarations_agree_with_the_arrays(sae):
         assert getattr(sae.partition_specs(), name) == spec
     numbers = {name for name in sae.feature_axes if getattr(sae, name).ndim == 0}  # kept beside what a gradient moves
     frozen = {"W_enc", "W_dec", "b_enc", "b_dec"} if sae.STARTS_FROM else set()
+    if not getattr(sae.options, "decoder_bias", True):
+        frozen = {"b_dec"}
     assert set(sae.trained_fields()) == set(sae.feature_axes) - frozen - numbers
-    assert bool(numbers) == (architecture_name(sae) in SELECT)
+    assert bool(numbers) == (architecture_name(sae) in SELECT or sae.bounded)
     assert len(jax.tree.leaves(sae)) == len(sae.feature_axes)
-    assert sae.unit_norm_fields() == (() if getattr(sae.options, "ri_l1", False) else ("W_dec",))
+    assert sae.unit_norm_fields() == (() if getattr(sae.options, "ri_l1", sae.bounded) else ("W_dec",))
 
 
 def test_initialise(sae):
@@ -69,9 +71,10 @@ def test_rescaled_works_on_raw_activations(sae, x_BD, scale):
     f_raw = raw.encode(x_BD)
     assert 0.05 < np.mean(f_raw > 0) < 0.95
     np.testing.assert_array_equal(raw.active(f_raw), sae.active(f_trained))
-    np.testing.assert_allclose(f_raw, f_trained / scale, atol=1e-12)
+    length = 1 if sae.bounded else scale  # what of the scale is the features'; the rest is the decoder vectors'
+    np.testing.assert_allclose(f_raw, f_trained / length, atol=1e-12)
     np.testing.assert_allclose(raw.decode(f_raw), sae.decode(f_trained) / scale, atol=1e-12)
-    np.testing.assert_array_equal(raw.W_dec, sae.W_dec)
+    np.testing.assert_array_equal(raw.W_dec, sae.W_dec * (length / scale))
 
 
 def test_rescaled_refuses_what_is_not_positive(sae):
@@ -104,7 +107,7 @@ def test_statistics(sae, x_BD, context):
     training = context(6 if architecture_name(sae) in SELECT else 0.3)
     loss, stats = sae.loss({"x": x_BD}, training)
     f_BF = np.asarray(sae.encode(x_BD, training))
-    fires_BF = np.asarray(sae.active(f_BF))
+    fires_BF = np.asarray(sae.active(sae.encode(x_BD) if sae.bounded else f_BF))  # counted without noise
     x, x_hat = np.asarray(x_BD), np.asarray(sae.decode(f_BF))
     expected = {
         "l0": fires_BF.sum(axis=1).mean(),
@@ -138,7 +141,9 @@ def test_after_update_changes_nothing_that_is_allowed(sae, x_BD, context):
     assert all(np.array_equal(getattr(fresh.after_update(stats), n), getattr(fresh, n)) for n in fresh.trained_fields())
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "abstopk"])  # which has both signs of I
+@pytest.mark.parametrize(  # abstopk has both signs of I, and what is bounded cannot give x back
+    "name", [name for name, cls in ARCHITECTURES.items() if name != "abstopk" and not cls.bounded]
+)
 def test_known_weights(name):
     """W_enc = [I, -I], W_dec its transpose: every x with no zero in it is exact with L0 = D."""
     cls = architecture(name)
