@@ -233,7 +233,8 @@ def evaluate(job: Job) -> None:
             artifacts.write_json(folder / "row.json", _plain(row))
             np.save(folder / "density.npy", result.density)
             if job.looks_at_dictionaries:
-                np.savez(folder / DICTIONARY, **_dictionary(job, members[result.name], result))
+                found: dict[str, Any] = _dictionary(job, members[result.name], result)
+                np.savez(folder / DICTIONARY, **found)
 
     tokens, samples = settings.tokens, settings.bootstrap_samples
     _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
@@ -242,7 +243,7 @@ def evaluate(job: Job) -> None:
         _pursue(job, digests)
 
 
-def _dictionary(job: Job, member: tuple[Point, Callable[[], Any], str], result: Any) -> dict[str, np.ndarray]:
+def _dictionary(job: Job, member: tuple[Point, Callable[[], Any], str], result: Any) -> dict[str, Any]:
     """What the decoder vectors of a point are to each other, by name."""
     from gsae.evaluation.dictionary import look
 

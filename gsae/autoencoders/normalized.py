@@ -23,6 +23,8 @@ from gsae.autoencoders.statistics import mean_squared_norm, reconstruction_stati
 from gsae.errors import SettingError
 
 NORM_POWERS = (0, 1, 2)
+CALIBRATION_ROWS = 32_768  # a mean of norms needs no more
+MEAN_PRODUCT = 0.3  # E[tanh(ReLU(g)) g] of a standard normal g, about
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,23 @@ class Normalized(base.Autoencoder):
             W_enc=W_enc_DF, W_dec=W_dec_FD, b_enc=zeros_F, b_dec=zeros_D, mean_norm=jnp.float32(1), options=options
         )
 
+    def calibration_rows(self) -> int:
+        """For the mean norm."""
+        return CALIBRATION_ROWS
+
+    def calibrate(self, x_ND: jax.Array) -> Self:
+        """The rows' mean norm, and vectors to match it, so that a run begins alike in any units.
+
+        Pre-activations begin with a spread of about one, reconstructions at about the inputs' length: this is ours.
+        """
+        features, width = self.W_dec.shape
+        mean_norm = jnp.mean(jnp.sqrt(jnp.sum(jnp.square(x_ND), axis=-1))).astype(self.mean_norm.dtype)
+        return self.replace(
+            W_enc=self.W_enc * (math.sqrt(width) / mean_norm),
+            W_dec=self.W_dec * (mean_norm * math.sqrt(width) / (MEAN_PRODUCT * features)),
+            mean_norm=mean_norm,
+        )
+
     def trained_fields(self) -> tuple[str, ...]:
         """All arrays but the mean norm, and b_dec only with the option."""
         return tuple(name for name in super().trained_fields() if name != "b_dec" or self.options.decoder_bias)
@@ -97,6 +116,14 @@ class Normalized(base.Autoencoder):
         return raw.replace(
             W_enc=self.W_enc * scale, W_dec=self.W_dec / scale, b_enc=self.b_enc, mean_norm=self.mean_norm / scale
         )
+
+    def revive(self, dead_F: jax.Array, directions_FD: jax.Array, encoder_scale: jax.Array) -> Self:
+        """As every architecture; the new decoder vectors are as long as the mean of the others."""
+        others_F = jnp.where(dead_F, 0, linear.row_norms(self.W_dec))
+        length = jnp.sum(others_F) / jnp.maximum(jnp.sum(~dead_F), 1)
+        revived = super().revive(dead_F, directions_FD, encoder_scale)
+        W_dec_FD = jnp.where(dead_F[:, None], revived.W_dec * length, revived.W_dec)
+        return revived.replace(W_dec=W_dec_FD.astype(self.W_dec.dtype))
 
     def preactivations(self, x: jax.Array, context: Context | None = None) -> jax.Array:
         """z = x W_enc + b_enc, without noise: [..., D] -> [..., F]."""

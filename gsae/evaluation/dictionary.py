@@ -36,7 +36,7 @@ class Dictionary:
         input_norm: mean norm of the site's activations.
         norm_A: norm of the decoder vector.
         added_A: mean length of what the feature adds where it fires.
-        nearest_C: largest cosine with another decoder vector, of the compared features.
+        nearest_C: largest cosine with another decoder vector, of the compared features; nan where there is no other.
         cosine_H: pairs of a compared feature and another one, by cosine, int64.
         pillar_cosine_H: pairs of pillars, by cosine, int64.
         correction: share of the A features that are correction vectors.
@@ -121,7 +121,7 @@ def _cosines(unit_AD: np.ndarray, compared_C: np.ndarray) -> tuple[np.ndarray, n
     """Of each compared vector the largest cosine with another, [C]; of all such pairs the histogram, int64 [H]."""
     nearest, histogram_H = [np.zeros(0, np.float32)], np.zeros(BINS, np.int64)
     if len(unit_AD) < 2:  # there is no other
-        return np.zeros(0), histogram_H
+        return np.full(len(compared_C), np.nan), histogram_H
     unit = jnp.asarray(unit_AD)
     chunk = max(1, min(len(compared_C), CHUNK_BYTES // (4 * len(unit_AD))))
     for start in range(0, len(compared_C), chunk):

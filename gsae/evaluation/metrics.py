@@ -151,8 +151,8 @@ class Sums:
         l0: E of the number of active features. l1: E||f||_1. gamma: E||x_hat||^2 / E[x_hat . x] (Rajamanoharan et al.
         2024, relative reconstruction bias; below 1 is shrinkage). gamma_centred: the same of x and x_hat minus the mean
         of each. fvu: E||x - x_hat||^2 / E||x - E x||^2. cosine: E[cos(x, x_hat)], 0 where one is zero. norm_ratio:
-        E||x_hat|| / E||x||. input_norm: E||x||. mean_share: ||E x||^2 / E||x||^2. alive: the share of features that fired at least once in
-        the `tokens` tokens.
+        E||x_hat|| / E||x||. input_norm: E||x||. mean_share: ||E x||^2 / E||x||^2. alive: the share of features that
+        fired at least once in the `tokens` tokens.
         """
         tokens = self.totals["tokens"]
         mean = {name: _ratio(total, tokens) for name, total in self.totals.items()}

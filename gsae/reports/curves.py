@@ -19,6 +19,7 @@ PANELS = (
     ("l0", "L0 on training batches", True),
     ("fvu", "fraction of variance unexplained", True),
     ("gamma", "relative reconstruction bias gamma", False),
+    ("norm_ratio", "norm ratio: √(E‖x̂‖² / E‖x‖²)", False),
     ("dead_share", "share of dead features", False),
 )
 

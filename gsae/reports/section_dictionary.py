@@ -22,7 +22,8 @@ DEFINED = (
     "Of the features that fired on the held-out tokens. A feature adds its mean activation where it fires times the "
     "norm of its vector. Correction vectors add less than 5% of the inputs' mean norm; pillars are the tenth that adds "
     "most, at most 100; directions have another vector at a cosine above 0.9. These limits are gsae's: the study's are "
-    "those of its language model."
+    "those of its language model. Were pillars as likely to be directions as other vectors, the two shares would be "
+    "equal."
 )
 CAPTION = (
     "All points of a kind together, lengths over the mean norm of their site's inputs; dotted: below it correction "
@@ -52,13 +53,11 @@ def vectors(rows: Sequence[Row], dictionaries: Dictionaries) -> Section | None:
             f"{percent(shares['direction'])} directions; of the pillars, {percent(shares['pillar_direction'])} are "
             f"directions. Nine tenths of all cosines lie between {inner[0]:+.2f} and {inner[1]:+.2f}."
         )
-    headings = ("site", "kind", "coefficient", "fired", "median norm", "corrections", "pillars", "directions")
-    headings = (*headings, "pillars that are directions", "always on")
-    table = (
-        "Vectors of every point; were pillars no other, as many of them as of all would be directions",
-        headings,
-        lines,
-    )
+    headings = (
+        "site", "kind", "coefficient", "fired", "median norm", "corrections", "pillars", "directions",
+        "pillars that are directions", "always on",
+    )  # fmt: skip
+    table = ("Vectors of every point", headings, lines)
     return Section("vectors", "Vectors of the dictionaries", sentences, [table], _figure(shown, dictionaries), CAPTION)
 
 
@@ -79,6 +78,11 @@ def _median(found: Sequence[Mapping[str, Any]], name: str) -> float:
     return median(finite) if finite else float("nan")
 
 
+def _all(found: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    values = np.concatenate([one[name] for one in found])
+    return values[np.isfinite(values)]
+
+
 def _edges(histogram_H: np.ndarray) -> np.ndarray:
     return np.linspace(-1, 1, len(histogram_H) + 1)
 
@@ -86,10 +90,9 @@ def _edges(histogram_H: np.ndarray) -> np.ndarray:
 def _quantiles(histogram_H: np.ndarray) -> tuple[float, float]:
     """Between which bounds the middle nine tenths of the cosines lie, to the width of a bin."""
     share_H = np.cumsum(histogram_H) / max(histogram_H.sum(), 1)
+    low, high = (int(np.argmax(share_H >= share)) for share in (0.05, 0.95))
     edges = _edges(histogram_H)
-    return float(edges[np.searchsorted(share_H, 0.05)]), float(
-        edges[min(np.searchsorted(share_H, 0.95) + 1, len(share_H))]
-    )
+    return float(edges[low]), float(edges[high + 1])
 
 
 @style.styled
@@ -104,7 +107,7 @@ def _figure(rows: Sequence[Row], dictionaries: Dictionaries) -> "Figure":
             _steps(ax, *np.histogram(np.log10(values[values > 0]), np.linspace(-4, 1, 61)), **how)
         _steps(
             nearest,
-            *np.histogram(np.concatenate([found["nearest_C"] for found in here]), np.linspace(-1, 1, 81)),
+            *np.histogram(_all(here, "nearest_C"), np.linspace(-1, 1, 81)),
             **how,
         )
         every, pillars = (sum(found[key] for found in here) for key in ("cosine_H", "pillar_cosine_H"))

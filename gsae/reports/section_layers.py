@@ -8,9 +8,9 @@ import numpy as np
 
 from gsae.evaluation.frontier import kind
 from gsae.reports import style
-from gsae.reports.rows import Row, by_place, distinct, has, number, place
+from gsae.reports.rows import Row, by_place, has, number, place
 from gsae.reports.section import Section
-from gsae.reports.tables import decimals, significant, short
+from gsae.reports.tables import decimals, short, significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,9 +100,9 @@ def _figure(lines: Sequence[Line], sites: Sequence[str]) -> "Figure":
     _against(axes[0], lines, names, "input_norm", "mean norm of the inputs, E‖x‖", "L0 against input norm")
     for line in lines:
         x, y = ([number(row, name) for row in line.rows] for name in ("input_norm", "l0"))
-        fitted, ends = fit(x, y), [min(x), max(x)]
+        fitted = fit(x, y)
         if math.isfinite(fitted.slope):
-            values = np.linspace(*ends, 50)
+            values = np.linspace(min(x), max(x), 50)
             heights = fitted.intercept + fitted.slope * values
             above = heights > 0  # the axis is logarithmic
             colour = style.COLOURS[names.index(line.kind) % 6]

@@ -23,7 +23,7 @@ NEVER = -1  # last_resample of a member that was never resampled
 INITIAL, TRAINING, RESAMPLING = range(3)  # streams of random numbers
 
 METRICS = (
-    *("loss", "reconstruction", "sparsity", "auxiliary", "l0", "fvu", "gamma", "dead_share"),
+    *("loss", "reconstruction", "sparsity", "auxiliary", "l0", "fvu", "gamma", "norm_ratio", "dead_share"),
     *("gradient_norm", "learning_rate", "sparsity_coefficient", "active"),
 )
 Metrics = dict[str, jax.Array]
@@ -144,8 +144,8 @@ def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> jax.stages.Wr
     """The jitted step of a group: (state, x_BD, step) -> (state, metrics). The given state is consumed.
 
     x_BD is the batch in the store's dtype, best in `batch_sharding`; `step` is an int32 scalar, 0 for the first update.
-    Metrics are float32 [S]: loss, reconstruction, sparsity, auxiliary, l0, fvu, gamma, dead_share, gradient_norm,
-    learning_rate, sparsity_coefficient, active; NaN for members that were inactive before the step.
+    Metrics are float32 [S]: loss, reconstruction, sparsity, auxiliary, l0, fvu, gamma, norm_ratio, dead_share,
+    gradient_norm, learning_rate, sparsity_coefficient, active; NaN for members that were inactive before the step.
 
     Raises:
         SettingError: when the mesh does not divide the batch, the features or the group.
@@ -241,10 +241,13 @@ def update_member(
         steps_since_fired=jnp.where(stats["fired"] > 0, 0, member.steps_since_fired + 1),
     )
     new = dataclasses.replace(jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, member), active=ok)
+    # E||x||^2 out of sums that are there, so that no further one goes over the mesh
+    x_squared = stats["squared_error"] + 2 * stats["x_dot_x_hat"] - stats["x_hat_squared"]
     metrics = {name: stats[name] for name in ("reconstruction", "sparsity", "auxiliary", "l0")} | {
         "loss": loss,
         "fvu": stats["squared_error"] / stats["variance"],
         "gamma": stats["x_hat_squared"] / stats["x_dot_x_hat"],
+        "norm_ratio": jnp.sqrt(stats["x_hat_squared"] / x_squared),
         "dead_share": jnp.mean(new.steps_since_fired >= settings.dead_window_steps, dtype=jnp.float32),
         "gradient_norm": gradient_norm,
         "learning_rate": learning_rate,

@@ -67,10 +67,28 @@ def test_noise_is_in_training_only_and_follows_from_the_key(x_BD, randomised, co
     np.testing.assert_array_equal(stats["fired"], (z_BF > 0).sum(0))
 
 
+def test_it_is_calibrated_on_the_mean_norm_and_begins_alike_in_any_units(float64):
+    fresh = Normalized.initialise(jax.random.key(0), 64, 256, NormalizedOptions())
+    x_ND = jax.random.normal(jax.random.key(1), (500, 64), jnp.float64) * jnp.arange(1, 501)[:, None]
+    ours, larger = fresh.calibrate(x_ND), fresh.calibrate(10 * x_ND)
+    np.testing.assert_allclose(ours.mean_norm, np.linalg.norm(x_ND, axis=1).mean(), rtol=1e-6)  # not of the square
+    np.testing.assert_allclose(larger.encode(10 * x_ND), ours.encode(x_ND), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        larger.decode(larger.encode(10 * x_ND)), 10 * ours.decode(ours.encode(x_ND)), rtol=1e-4, atol=0.01
+    )
+    assert fresh.calibration_rows() > 0 and ours.W_dec.dtype == fresh.W_dec.dtype
+
+    x_ND = jax.random.normal(jax.random.key(2), (500, 64))
+    begun = fresh.calibrate(x_ND)
+    assert 0.9 < np.std(begun.preactivations(x_ND)) < 1.1
+    along = np.sum(np.asarray(begun.decode(begun.encode(x_ND))) * np.asarray(x_ND)) / np.sum(np.asarray(x_ND) ** 2)
+    assert 0.7 < along < 1.3
+
+
 def test_activations_stay_below_one_and_saturate(randomised):
     sae = randomised(Normalized, D, F, dtype=jnp.float32)
     f_BF = sae.encode(100 * jax.random.normal(jax.random.key(0), (B, D)))
-    assert 0 <= f_BF.min() and f_BF.max() <= 1  # float32 has no number between tanh(10) and 1
+    assert f_BF.min() >= 0 and f_BF.max() <= 1  # float32 has no number between tanh(10) and 1
 
 
 def test_a_step_has_five_products(context):
@@ -86,11 +104,11 @@ def test_a_step_has_five_products(context):
 
 @pytest.mark.parametrize(
     ("setting", "value", "allowed"),
-    [("noise", -0.1, "a number from 0"), ("noise", math.inf, "a number from 0"), ("noise", True, "True or False|a numb"),
+    [("noise", -0.1, "a number from 0"), ("noise", math.inf, "a number from 0"), ("noise", True, "a number from 0"),
      ("norm_power", 3, "0, 1 or 2"), ("norm_power", True, "0, 1 or 2"), ("decoder_bias", 1, "True or False")],
 )  # fmt: skip
 def test_wrong_options_are_refused_by_name(setting, value, allowed):
-    with pytest.raises(SettingError, match=rf"{setting} = {value!r}: must be ({allowed})"):
+    with pytest.raises(SettingError, match=rf"{setting} = {value!r}: must be {allowed}"):
         make_options("normalized", {setting: value})
 
 

@@ -97,10 +97,11 @@ def test_revive(sae):
             continue
         old, new = np.moveaxis(old, axis, 0), np.moveaxis(new, axis, 0)
         np.testing.assert_array_equal(new[~dead_F], old[~dead_F])
+        length = np.linalg.norm(sae.W_dec, axis=1)[~dead_F].mean() if sae.bounded else 1
         expected = (
-            directions_FD * {"W_dec": 1}.get(name, 0.2) if name[0] == "W" else np.full(F, sae.initial_value(name))
+            directions_FD * {"W_dec": length}.get(name, 0.2) if name[0] == "W" else np.full(F, sae.initial_value(name))
         )
-        np.testing.assert_array_equal(new[dead_F], expected[dead_F])
+        np.testing.assert_allclose(new[dead_F], expected[dead_F], rtol=1e-14 if sae.bounded else 0)
 
 
 def test_statistics(sae, x_BD, context):

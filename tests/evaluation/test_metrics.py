@@ -50,6 +50,7 @@ def reference(x, x_hat, f, active):
         "fvu": ((x - x_hat) ** 2).sum() / (y**2).sum(),
         "cosine": ((x * x_hat).sum(1) / norms / norms_hat).mean(),
         "norm_ratio": norms_hat.mean() / norms.mean(),
+        "input_norm": norms.mean(),
         "mean_share": (x.mean(0) ** 2).sum() / (x**2).sum(1).mean(),
         "alive": active.any(0).mean(),
         "tokens": len(x),
@@ -68,7 +69,11 @@ def test_every_metric_equals_its_definition_in_float64(name):
     for metric, value in sums.metrics().items():
         np.testing.assert_allclose(value, expected[metric], rtol=2e-6, err_msg=metric)
     assert 0 < expected["alive"] <= 1 and sums.metrics()["alive"] == expected["alive"]
-    np.testing.assert_array_equal(sums.density_F, np.asarray(autoencoder.active(f)).mean(0))
+    fires = np.asarray(autoencoder.active(f))
+    np.testing.assert_array_equal(sums.density_F, fires.mean(0))
+    with np.errstate(invalid="ignore"):
+        strength_F = np.abs(np.asarray(f, np.float64)).sum(0) / fires.sum(0)  # nan where nothing fired
+    np.testing.assert_allclose(sums.strength_F, strength_F, rtol=2e-6)
 
 
 def signed(scale=1.0):

@@ -101,3 +101,41 @@ def test_the_page_has_them(tmp_path):
 def test_gaps_break_nothing(missing):
     rows = frontier("base", 2.0) + frontier("new", 1.0, variant="x", resamplings=0)
     assert by_name([{**r, missing: None} for r in rows])
+
+
+def layers(architecture, l0_of, **more):
+    norms = (2.0, 4.0, 8.0, 16.0)
+    return [
+        row(architecture, l0_of(norm), 0.9, layer=i, input_norm=norm, norm_ratio=0.95, l1=2 * l0_of(norm), **more)
+        | {"point": f"{architecture}-{i}", "sparsity_coefficient": 0.5}
+        for i, norm in enumerate(norms)
+    ]
+
+
+def test_l0_against_input_norm_has_the_numbers_of_its_fit():
+    rows = layers("base", lambda norm: 3 + 5 * norm) + layers("new", lambda norm: 20.0)
+    found = by_name(rows)["layers"]
+    base, new = found.tables[0][2]
+    assert base == ["base", "0.5", "4", "13.0 to 83.0", "6.38", "3.00", "5.00", "1.000", "2.00"]
+    assert new[4:] == ["1.00", "20.0", "0", "–", "2.00"]  # no correlation where nothing varies
+    assert "base: from site to site L0 varies by a factor of 6.38 to 6.38" in found.sentences[0]
+    assert "correlate at 1.000 over 4 points; reconstructions have 0.950 to 0.950" in found.sentences[0]
+    assert len(found.figure.axes) == 5
+    assert "layers" not in by_name([row for row in rows if row["layer"] < 2])
+
+
+def test_vectors_are_shown_where_somebody_has_looked():
+    rows = layers("base", lambda norm: norm) + layers("new", lambda norm: 20.0, variant="no noise")
+    found = {
+        "input_norm": np.float64(2.0), "norm_A": np.array([1.0, 2.0, 3.0]), "added_A": np.array([0.05, 0.5, 1.0]),
+        "nearest_C": np.array([0.1, 0.2, 0.95]), "cosine_H": np.arange(200), "pillar_cosine_H": np.zeros(200, int),
+        "correction": 1 / 3, "direction": 1 / 3, "pillars": 1, "pillar_direction": 1.0, "always": 0.0,
+    }  # fmt: skip
+    section = by_name(rows, dictionaries={r["point"]: found for r in rows})["vectors"]
+    assert len(section.tables[0][2]) == 8
+    assert section.tables[0][2][4] == [
+        "mlp_out.0", "new, no noise", "0.5", "3", "2.00", "33.3%", "1", "33.3%", "100.0%", "0.0%",
+    ]  # fmt: skip
+    assert "33.3% of the vectors are corrections, 33.3% directions; of the pillars, 100.0%" in section.sentences[1]
+    assert len(section.figure.axes) == 4
+    assert "vectors" not in by_name(rows)

@@ -73,7 +73,7 @@ def test_the_log_has_every_metric_of_every_point(reference):
     assert [line["step"] for line in lines] == list(range(3, STEPS + 1, 3))
     assert all(line["tokens"] == line["step"] * tiny_sweep.BATCH for line in lines)
     assert all(list(line["points"]) == [point.name for point in POINTS] for line in lines)
-    wanted = {"loss", "reconstruction", "sparsity", "auxiliary", "l0", "fvu", "gamma", "dead_share"}
+    wanted = {"loss", "reconstruction", "sparsity", "auxiliary", "l0", "fvu", "gamma", "norm_ratio", "dead_share"}
     wanted |= {"gradient_norm", "learning_rate", "active"}
     assert all(wanted <= point.keys() for line in lines for point in line["points"].values())
     first, last = (line["points"][POINTS[0].name]["loss"] for line in (lines[0], lines[-1]))

@@ -143,7 +143,16 @@ def test_a_member_that_is_not_finite_is_frozen_and_the_rest_go_on_bitwise():
     np.testing.assert_array_equal(frozen.steps_since_fired, later.steps_since_fired)
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_the_norm_ratio_is_that_of_the_batch():
+    state, _ = train([point("standard")], 1)
+    _, metrics = train([point("standard")], 1, state=state, first=1)
+    member, x_BD = members(state, 0).autoencoder, rows(1) * SETTINGS.input_scale
+    x_hat_BD = np.asarray(member.decode(member.encode(x_BD)), np.float64)
+    ratio = np.sqrt(np.square(x_hat_BD).sum() / np.square(x_BD, dtype=np.float64).sum())
+    np.testing.assert_allclose(metrics[0]["norm_ratio"][0], ratio, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", sorted(name for name, kind in ARCHITECTURES.items() if not kind.bounded))
 def test_decoder_vectors_have_unit_norm_after_every_step(architecture):
     state = None
     for t in range(4):
