@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     # name: coefficients, its own options
     others = {
         "jumprelu": ((0.002, 0.01, 0.03, 0.1), {"log_threshold": True, "initial_threshold": 0.01, "bandwidth": 0.1}),
+        "normalized": ((0.001, 0.004, 0.015, 0.06), {"noise": 0.3, "norm_power": 2, "decoder_bias": False}),
         "topk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),
         "batchtopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),
         "abstopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),

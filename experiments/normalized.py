@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     del config.sweep.gated
     config.sweep.standard.sites = SITES
     config.sweep.standard.width_factor = 1.0
-    config.sweep.standard.sparsity_coefficients = (0.3, 1.0, 3.0)  # of raw inputs, the same in all layers
+    config.sweep.standard.sparsity_coefficients = (1.0, 3.0, 10.0)  # of raw inputs, the same in all layers
     config.sweep.standard.learning_rates = (4e-3,)
 
     normalized = ConfigDict()
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     normalized.sites = SITES
     normalized.width_factor = 1.0
     normalized.sparsity_coefficients = (0.003, 0.01, 0.03)  # alpha: beta = alpha * (mean norm of the layer)^2
-    normalized.learning_rates = (2e-3,)
+    normalized.learning_rates = (4e-3,)
     normalized.seeds = (0,)
     normalized.options = ConfigDict()
     normalized.options.noise = 0.3  # standard deviation before tanh(ReLU(.)), in training only

@@ -45,6 +45,7 @@ class Dictionary:
         pillar_direction: share of the compared pillars that are direction vectors; nan where none was compared.
         correction_direction: share of the compared correction vectors that are direction vectors.
         always: share of the A features that fire on more than 99 of 100 tokens (a bounded one may be stuck there).
+        correction_below, direction_above, most_pillars: the limits.
     """
 
     features: int
@@ -60,6 +61,9 @@ class Dictionary:
     pillar_direction: float
     correction_direction: float
     always: float
+    correction_below: float = CORRECTION
+    direction_above: float = DIRECTION
+    most_pillars: int = PILLARS
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything by name, for a file."""

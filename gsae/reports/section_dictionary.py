@@ -20,10 +20,10 @@ Dictionaries = Mapping[str, Mapping[str, Any]]  # by point, what `evaluation.dic
 
 DEFINED = (
     "Of the features that fired on the held-out tokens. A feature adds its mean activation where it fires times the "
-    "norm of its vector. Correction vectors add less than 5% of the inputs' mean norm; pillars are the tenth that adds "
-    "most, at most 100; directions have another vector at a cosine above 0.9. These limits are gsae's: the study's are "
-    "those of its language model. Were pillars as likely to be directions as other vectors, the two shares would be "
-    "equal."
+    "norm of its vector. Correction vectors add less than {correction} of the inputs' mean norm; pillars are the tenth "
+    "that adds most, at most {pillars}; directions have another vector at a cosine above {direction}. These limits are "
+    "gsae's: the study's are those of its language model. Were pillars as likely to be directions as other vectors, the "
+    "two shares would be equal."
 )
 CAPTION = (
     "All points of a kind together, lengths over the mean norm of their site's inputs; dotted: below it correction "
@@ -37,7 +37,13 @@ def vectors(rows: Sequence[Row], dictionaries: Dictionaries) -> Section | None:
     if not shown:
         return None
     shown = [{**row, "architecture": kind(row)} for row in shown]
-    lines, sentences = [], [DEFINED]
+    limits = dictionaries[shown[0]["point"]]
+    defined = DEFINED.format(
+        correction=percent(_number(limits, "correction_below")),
+        pillars=int(limits["most_pillars"]),
+        direction=short(_number(limits, "direction_above")),
+    )
+    lines, sentences = [], [defined]
     for row in shown:
         found = dictionaries[row["point"]]
         lines.append([place(row), row["architecture"], short(number(row, "sparsity_coefficient"))])
@@ -55,7 +61,7 @@ def vectors(rows: Sequence[Row], dictionaries: Dictionaries) -> Section | None:
         )
     headings = (
         "site", "kind", "coefficient", "fired", "median norm", "corrections", "pillars", "directions",
-        "pillars that are directions", "always on",
+        "… of pillars", "always on",
     )  # fmt: skip
     table = ("Vectors of every point", headings, lines)
     return Section("vectors", "Vectors of the dictionaries", sentences, [table], _figure(shown, dictionaries), CAPTION)
@@ -99,36 +105,47 @@ def _quantiles(histogram_H: np.ndarray) -> tuple[float, float]:
 def _figure(rows: Sequence[Row], dictionaries: Dictionaries) -> "Figure":
     figure, axes = style.panels(4, 4.6, 3.4, columns=2)
     lengths, added, cosines, nearest = axes
+    edges = _decades([dictionaries[row["point"]] for row in rows])
     for i, (name, group) in enumerate(_by_kind(rows).items()):
         here = [dictionaries[row["point"]] for row in group]
         how = {"color": style.COLOURS[i % 6], "linestyle": style.DASHES[i % 6], "linewidth": 1.4}
         for ax, column in ((lengths, "norm_A"), (added, "added_A")):
-            values = np.concatenate([found[column] / found["input_norm"] for found in here])
-            _steps(ax, *np.histogram(np.log10(values[values > 0]), np.linspace(-4, 1, 61)), **how)
-        _steps(
-            nearest,
-            *np.histogram(_all(here, "nearest_C"), np.linspace(-1, 1, 81)),
-            **how,
-        )
+            values = np.concatenate([_relative(found, column) for found in here])
+            _steps(ax, *np.histogram(values, edges), **how)
+        _steps(nearest, *np.histogram(_all(here, "nearest_C"), np.linspace(-0.2, 1, 61)), **how)
         every, pillars = (sum(found[key] for found in here) for key in ("cosine_H", "pillar_cosine_H"))
-        _steps(cosines, pillars, _edges(pillars), **how | {"linewidth": 0.9, "alpha": 0.5})
-        _steps(cosines, every, _edges(every), **how)
+        for counts, more in ((pillars.reshape(-1, 5).sum(1), {"linewidth": 1.0, "alpha": 0.5}), (every, {})):
+            _steps(cosines, counts * (len(counts) / 2), _edges(counts), total=counts.sum(), **how | more)
         lengths.plot([], [], label=name, **how)
-    for ax, title, label in (
-        (lengths, "Norms of decoder vectors", "log10 of norm / E‖x‖"),
-        (added, "What features add where they fire", "log10 of mean length / E‖x‖"),
-        (cosines, "Cosines of all pairs", "cosine"),
-        (nearest, "Cosine with the nearest other", "cosine"),
+    for ax, title, label, share in (
+        (lengths, "Norms of decoder vectors", "log10 of norm / E‖x‖", "share of vectors"),
+        (added, "What features add where they fire", "log10 of mean length / E‖x‖", "share of vectors"),
+        (cosines, "Cosines of all pairs", "cosine", "density of pairs"),
+        (nearest, "Cosine with the nearest other", "cosine", "share of vectors"),
     ):
         ax.set_title(title)
         ax.set_xlabel(label)
-        ax.set_ylabel("share of pairs" if ax is cosines else "share of vectors")
+        ax.set_ylabel(share)
     cosines.set_yscale("log")
-    added.axvline(np.log10(0.05), color=style.INK, linewidth=1.0, linestyle=":")
-    nearest.axvline(0.9, color=style.INK, linewidth=1.0, linestyle=":")
+    limits = dictionaries[rows[0]["point"]]
+    added.axvline(np.log10(limits["correction_below"]), color=style.INK, linewidth=1.0, linestyle=":")
+    nearest.axvline(limits["direction_above"], color=style.INK, linewidth=1.0, linestyle=":")
     lengths.legend(loc="best")
     return figure
 
 
-def _steps(ax: "Axes", counts: np.ndarray, edges: np.ndarray, **how: Any) -> None:
-    ax.stairs(counts / max(counts.sum(), 1), edges, **how)
+def _relative(found: Mapping[str, Any], name: str) -> np.ndarray:
+    """Logarithms of lengths over the inputs' mean norm."""
+    values = found[name] / found["input_norm"]
+    return np.log10(values[values > 0])
+
+
+def _decades(found: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Bins of a twentieth of a power of ten, around all lengths."""
+    values = np.concatenate([_relative(one, name) for one in found for name in ("norm_A", "added_A")])
+    low, high = (np.floor(values.min() * 2), np.ceil(values.max() * 2)) if len(values) else (-2, 0)
+    return np.arange(10 * low - 1, 10 * high + 2) / 20
+
+
+def _steps(ax: "Axes", counts: np.ndarray, edges: np.ndarray, total: float | None = None, **how: Any) -> None:
+    ax.stairs(counts / max(counts.sum() if total is None else total, 1), edges, **how)

@@ -108,7 +108,7 @@ def _figure(lines: Sequence[Line], sites: Sequence[str]) -> "Figure":
             colour = style.COLOURS[names.index(line.kind) % 6]
             axes[0].plot(values[above], heights[above], color=colour, linestyle=(0, (4, 3)), linewidth=1.0)
     _against(axes[1], lines, names, "l1", "L1: mean of ‖f‖₁", "L0 against L1")
-    axes[1].set_xscale("log")
+    style.logarithmic_x(axes[1])
     by_site = (("l0", "L0", "L0 by site"), ("loss_recovered", "reconstruction score", "Reconstruction score"))
     for ax, (column, label, title) in zip(
         axes[2:], (*by_site, ("norm_ratio", "E‖x̂‖ / E‖x‖", "Norm ratio")), strict=True

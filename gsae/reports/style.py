@@ -11,6 +11,7 @@ from gsae.artifacts import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 Arguments = ParamSpec("Arguments")
@@ -101,12 +102,22 @@ def logarithmic_l0(axes: "Axes", l0: Sequence[float], unit: str) -> None:
 
 def logarithmic_y(axes: "Axes") -> None:
     """A logarithmic vertical axis with plain numbers."""
+    axes.set_yscale("log")
+    _plain_numbers(axes.yaxis)
+
+
+def logarithmic_x(axes: "Axes") -> None:
+    """A logarithmic horizontal axis with plain numbers."""
+    axes.set_xscale("log")
+    _plain_numbers(axes.xaxis)
+
+
+def _plain_numbers(axis: "Axis") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=30))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=30))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def say_empty(axes: "Axes", text: str) -> None:

@@ -130,9 +130,10 @@ def test_vectors_are_shown_where_somebody_has_looked():
         "input_norm": np.float64(2.0), "norm_A": np.array([1.0, 2.0, 3.0]), "added_A": np.array([0.05, 0.5, 1.0]),
         "nearest_C": np.array([0.1, 0.2, 0.95]), "cosine_H": np.arange(200), "pillar_cosine_H": np.zeros(200, int),
         "correction": 1 / 3, "direction": 1 / 3, "pillars": 1, "pillar_direction": 1.0, "always": 0.0,
+        "correction_below": 0.04, "direction_above": 0.9, "most_pillars": 100,
     }  # fmt: skip
     section = by_name(rows, dictionaries={r["point"]: found for r in rows})["vectors"]
-    assert len(section.tables[0][2]) == 8
+    assert len(section.tables[0][2]) == 8 and "less than 4.0% of the inputs' mean norm" in section.sentences[0]
     assert section.tables[0][2][4] == [
         "mlp_out.0", "new, no noise", "0.5", "3", "2.00", "33.3%", "1", "33.3%", "100.0%", "0.0%",
     ]  # fmt: skip
