@@ -22,8 +22,8 @@ DEFINED = (
     "Of the features that fired on the held-out tokens. A feature adds its mean activation where it fires times the "
     "norm of its vector. Correction vectors add less than {correction} of the inputs' mean norm; pillars are the tenth "
     "that adds most, at most {pillars}; directions have another vector at a cosine above {direction}. These limits are "
-    "gsae's: the study's are those of its language model. Were pillars as likely to be directions as other vectors, the "
-    "two shares would be equal."
+    "gsae's: the study's are those of its language model. Were pillars as likely to be directions as other vectors, "
+    "the two shares would be equal."
 )
 CAPTION = (
     "All points of a kind together, lengths over the mean norm of their site's inputs; dotted: below it correction "

@@ -118,6 +118,7 @@ def test_batch_size_changes_nothing(language_model):
             for name, value in expected.metrics.items():
                 np.testing.assert_allclose(got.metrics[name], value, rtol=1e-4, atol=1e-7, err_msg=name)
             np.testing.assert_array_equal(got.density, expected.density)
+            np.testing.assert_allclose(got.strength, expected.strength, rtol=1e-5)
 
 
 def test_zero_at_all_positions_is_another_convention(language_model):
