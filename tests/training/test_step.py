@@ -91,11 +91,13 @@ def test_two_steps_equal_the_formulas(architecture):
         np.testing.assert_allclose(metrics[t]["gamma"][0], stats["x_hat_squared"] / stats["x_dot_x_hat"], rtol=1e-5)
         norm = np.sqrt(sum(np.sum(value**2) for value in g.values()))
         np.testing.assert_allclose(metrics[t]["gradient_norm"][0], norm, rtol=1e-5)
-        g["W_dec"] -= np.sum(g["W_dec"] * p["W_dec"], 1, keepdims=True) * p["W_dec"]
+        for name in member.unit_norm_fields():
+            g[name] -= np.sum(g[name] * p[name], 1, keepdims=True) * p[name]
         for name in p:
             v[name] = 0.999 * v[name] + 0.001 * g[name] ** 2
             p[name] = p[name] - 1e-3 * (t + 1) / 3 * g[name] / (np.sqrt(v[name] / (1 - 0.999 ** (t + 1))) + 1e-8)
-        p["W_dec"] = p["W_dec"] / np.linalg.norm(p["W_dec"], axis=1, keepdims=True)
+        for name in member.unit_norm_fields():
+            p[name] = p[name] / np.linalg.norm(p[name], axis=1, keepdims=True)
         member = member.replace(**{name: jnp.asarray(value, jnp.float32) for name, value in p.items()})
     for name in v:
         np.testing.assert_allclose(getattr(state.autoencoder, name)[0], getattr(member, name), atol=2e-6)
