@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 
 from experiments import pareto_sweep
 
-ATTN = "attn_z.1"
+NEURONS = "mlp_act.1"
 GATED, STANDARD = (0.04, 0.3, 0.55, 1.05), (0.035, 0.14, 0.3, 0.6)  # at attention outputs, the front door's
 SITES: dict[str, tuple[tuple[float, ...], tuple[float, ...], int]] = {  # site: lambdas of gated, of standard; width
     "resid_post.1": (GATED, STANDARD, 256),
@@ -47,18 +47,21 @@ SITES: dict[str, tuple[tuple[float, ...], tuple[float, ...], int]] = {  # site: 
     "mlp_out.1": (GATED, STANDARD, 256),
     "mlp_out.2": (GATED, STANDARD, 256),
     "attn_z.2": (GATED, STANDARD, 256),
-    "mlp_act.1": ((0.1, 0.3, 0.8), (0.07, 0.2, 0.5), 512),
+    NEURONS: ((0.1, 0.3, 0.8), (0.07, 0.2, 0.5), 512),
 }
 ABLATIONS = {"unfrozen": {"frozen_decoder": False}, "no_r_mag": {"r_mag": False}, "untied": {"tied": False}}
 PARTS = ("sites", "ablations", "no_resampling", "equal_width", "rescaled")
 CALLED = {"no_resampling": "no resampling", "equal_width": "equal width"}  # a variant, by the part
 TARGETS = (1, 2, 4, 8, 16, 32)  # L0 of pursuit
+TRIALS = {"tuning": 5120, "tuning_neurons": 2560}  # what the learning rates of `sites` were chosen by: steps
+TRIED = (2e-3, 4e-3, 8e-3)  # learning rates
+TRIAL_SEED = 100
 
 
 def get_config(part: str = "ablations") -> ConfigDict:
     """One part of the study."""
-    if part not in PARTS:
-        raise ValueError(f"on_bundled_model.py:{part}: must be one of {', '.join(PARTS)}")
+    if part not in (*PARTS, *TRIALS):
+        raise ValueError(f"on_bundled_model.py:{part}: must be one of {', '.join((*PARTS, *TRIALS))}")
     config = pareto_sweep.get_config()
     config.training.steps = 10_240
     config.training.sparsity_warmup = "1000 steps"
@@ -72,6 +75,8 @@ def get_config(part: str = "ablations") -> ConfigDict:
         "no_resampling": _no_resampling,
         "equal_width": _equal_width,
         "rescaled": _rescaled,
+        "tuning": _tuning,
+        "tuning_neurons": _tuning_neurons,
     }[part](config, gated, standard)
     return config
 
@@ -84,6 +89,28 @@ def _sites(config: ConfigDict, gated: ConfigDict, standard: ConfigDict) -> None:
             own.sites, own.sparsity_coefficients = (site,), coefficients
             own.width_factor = entry.width_factor * width / config.sae.width
             config.sweep[f"{name}_{site.replace('.', '_')}"] = own
+
+
+def _tuning(config: ConfigDict, gated: ConfigDict, standard: ConfigDict) -> None:
+    """Three learning rates at the ends of each site's coefficients, judged on tokens that no result is measured on."""
+    _trials(config, gated, standard, [site for site in SITES if site != NEURONS], TRIALS["tuning"])
+
+
+def _tuning_neurons(config: ConfigDict, gated: ConfigDict, standard: ConfigDict) -> None:
+    """The same for the neurons, with fewer steps: each costs eight times as much."""
+    _trials(config, gated, standard, [NEURONS], TRIALS["tuning_neurons"])
+
+
+def _trials(config: ConfigDict, gated: ConfigDict, standard: ConfigDict, sites: Sequence[str], steps: int) -> None:
+    _sites(config, gated, standard)
+    for name, entry in list(config.sweep.items()):
+        entry.sparsity_coefficients = (entry.sparsity_coefficients[0], entry.sparsity_coefficients[-1])
+        entry.learning_rates, entry.seeds = TRIED, (TRIAL_SEED,)
+        if entry.sites[0] not in sites:
+            del config.sweep[name]
+    config.seed, config.training.steps = TRIAL_SEED, steps
+    config.training.sparsity_warmup, config.training.resampling.rewarmup = "10%", "200 steps"
+    config.evaluation.skip_tokens, config.evaluation.tokens = 102_400, 25_600
 
 
 def _ablations(config: ConfigDict, gated: ConfigDict, standard: ConfigDict) -> None:
