@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gsae import artifacts
@@ -17,11 +18,11 @@ WEIGHTS = 1 << 26  # of a point, at most: larger ones are left out, so that a re
 
 
 def measure(job: Job) -> None:
-    """Writes the agreement of every point that has a JumpReLU form; nothing to do for several processes, or again."""
+    """Writes the agreement of every point that has a JumpReLU form, by the first process alone; nothing to do again."""
     from gsae.autoencoders.saving import load, read_config
     from gsae.interop.equivalence import agreement
 
-    if jax.process_count() > 1:
+    if not job.is_first:  # nothing here is split over processes: each has the language model, and weights are in files
         return
     paths = {point.name: job.autoencoder_path(point) for point in job.points}
     made_from = {name: (artifacts.read_manifest(path) or {}).get("files") for name, path in paths.items()}
@@ -58,12 +59,14 @@ def _rows(job: Job, site: str) -> np.ndarray:
 
     from gsae.evaluation.batches import batches, choose_sequences
     from gsae.interventions.programs import capture
+    from gsae.language_models.placement import place
     from gsae.language_models.sites import Site
 
-    place, kept = Site.parse(site), []
-    graph, state = nnx.split(job.language_model.model)
+    at, kept = Site.parse(site), []
+    placement, (graph, _) = place(job.language_model.model), nnx.split(job.language_model.model)
     sequences = choose_sequences(job.held_out, ROWS, job.config.seed)
-    for batch in batches(job.held_out, sequences, job.config.evaluation.sequences_at_once):
-        x_BTW = capture(state, batch.tokens_BT, graph=graph, sites=(place,))[place]
-        kept.append(np.asarray(x_BTW, np.float32)[batch.keep_BT])
+    with jax.set_mesh(placement.mesh):
+        for batch in batches(job.held_out, sequences, job.config.evaluation.sequences_at_once):
+            captured = capture(placement.parameters, jnp.asarray(batch.tokens_BT), graph=graph, sites=(at,))
+            kept.append(np.asarray(captured[at], np.float32)[batch.keep_BT])
     return np.concatenate(kept)[:ROWS]

@@ -238,9 +238,9 @@ def evaluate(job: Job) -> None:
 
     tokens, samples = settings.tokens, settings.bootstrap_samples
     _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
-    equivalence.measure(job)
     if settings.pursuit:
         _pursue(job, digests)
+    equivalence.measure(job)  # last: one process does it, and the others have no collective to wait in
 
 
 def _dictionary(job: Job, member: tuple[Point, Callable[[], Any], str], result: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ ARROWS = {
     "interventions": {"autoencoders", "errors", "evaluation.splice", "language_models"},
     "equivalence": {
         "artifacts", "autoencoders.saving", "evaluation.batches", "interop.equivalence", "interventions.programs",
-        "job", "language_models.sites",
+        "job", "language_models.placement", "language_models.sites",
     },
     "export": {"artifacts", "autoencoders.base", "errors", "interop"},
     "training": {

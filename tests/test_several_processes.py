@@ -106,6 +106,8 @@ def test_two_processes_make_what_one_makes(alone, pair):
     assert_steps_agree(ours[STEPS], others[STEPS], 1e-3)
     results = [(run.workdir / "results.csv").read_text().splitlines() for run in (pair, alone)]
     assert len(results[0]) == len(results[1]) == 5 and results[0][0] == results[1][0]
+    for run in (pair, alone):
+        assert "Written as JumpReLU autoencoders, 4 of these" in (run.workdir / "report.html").read_text()
     assert not list(pair.workdir.rglob("*partial*"))
 
 

@@ -24,6 +24,7 @@ def test_a_mesh_and_a_split_language_model_give_the_same_rows_and_judgement(tmp_
         stores.append(ActivationStore.open(workdir / "activations"))
         with open(workdir / "results.csv", newline="") as file:
             results.append(list(csv.DictReader(file)))
+        assert "Written as JumpReLU autoencoders, 4 of these" in (workdir / "report.html").read_text()
     one, two = ((tmp_path / f"run{parts}" / "features.html").read_text() for parts in (1, 2))
     assert len(one) == pytest.approx(len(two), rel=0.2) and all(row["point"] in two for row in results[0])
     [site] = stores[0].sites
