@@ -160,17 +160,19 @@ def _one_sequence(histogram, f_MTA, fires_MTA, keep_MT, id_M, chosen_F, seed_key
     l0_T = jax.lax.psum(fires_TA.sum(1, dtype=jnp.int32), FEATURE)
     f_TF, fires_TF = f_TA[:, chosen_F], fires_TA[:, chosen_F]
     luck_T = jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(seed_key), id_), keep_T.shape)
-    ranks = {"strongest": f_TF, "drawn": jnp.broadcast_to(luck_T[:, None], f_TF.shape)}
+    size_TF = jnp.abs(f_TF)  # some architectures have signed features
+    # The largest of size / an exponential draw: a feature's firings in proportion to their sizes.
+    ranks = {"strongest": size_TF, "drawn": size_TF / -jnp.log(luck_T)[:, None]}
     best = {name: _best(jnp.where(fires_TF, rank_TF, -1), f_TF, id_, shape) for name, rank_TF in ranks.items()}
     sums = {
         "tokens": keep_T.sum(dtype=jnp.int32),
         "l0": l0_T.sum(),
         "fired": fires_TF.sum(0, dtype=jnp.int32),
-        "total": f_TF.sum(0),
+        "total": size_TF.sum(0),
         "l0_with": jnp.where(fires_TF, l0_T[:, None], 0).sum(0),
     }
     exponent_MF, histogram_MFH = histogram
-    counted = _counted(exponent_MF[0], histogram_MFH[0], f_TF, sums["fired"])
+    counted = _counted(exponent_MF[0], histogram_MFH[0], size_TF, fires_TF)
     return jax.tree.map(lambda array: array[None], (counted, (best, sums)))
 
 
@@ -215,15 +217,15 @@ def along(array: Any, index_FK: Any, module: Any) -> Any:
     return module.take_along_axis(array, index_FK.reshape(index_FK.shape + (1,) * (array.ndim - 2)), axis=1)
 
 
-def _counted(exponent_F, histogram_FH, f_TF, fired_F) -> tuple[jax.Array, jax.Array]:
+def _counted(exponent_F, histogram_FH, size_TF, fires_TF) -> tuple[jax.Array, jax.Array]:
     """The histograms with the activations of one sequence, wider where one of these lies beyond."""
-    reach_F = jnp.where(fired_F > 0, jnp.frexp(f_TF.max(0))[1], LEAST_EXPONENT)  # the largest is below 2^reach
+    reach_F = jnp.where(fires_TF.any(0), jnp.frexp(size_TF.max(0))[1], LEAST_EXPONENT)  # the largest is below 2^reach
     wider_F = jnp.maximum(exponent_F, reach_F)
     histogram_FH = _widened(exponent_F, histogram_FH, wider_F)
     width_F = jnp.ldexp(jnp.float32(1 / BINS), wider_F)  # a power of two: the division is exact
-    bin_TF = jnp.clip((f_TF / width_F).astype(jnp.int32), 0, BINS - 1)
-    place_TF = jnp.arange(f_TF.shape[1]) * BINS + bin_TF
-    counted = histogram_FH.reshape(-1).at[place_TF].add((f_TF > 0).astype(jnp.int32))
+    bin_TF = jnp.clip((size_TF / width_F).astype(jnp.int32), 0, BINS - 1)
+    place_TF = jnp.arange(size_TF.shape[1]) * BINS + bin_TF
+    counted = histogram_FH.reshape(-1).at[place_TF].add(fires_TF.astype(jnp.int32))
     return wider_F, counted.reshape(histogram_FH.shape)
 
 

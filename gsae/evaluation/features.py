@@ -1,12 +1,14 @@
 """What every feature of an autoencoder does on held-out text, in one pass: where it fires, how often, how strongly.
 
 For each feature: its strongest examples, examples drawn at random from all of its firings, a histogram of its
-activations, and sums. All of it is updated sequence by sequence in memory that does not grow with the text, and follows
-from the order of the sequences alone: how many are computed at once changes nothing.
+activations, and sums. Where features fire with both signs, strong and weak are meant by size. All of it is updated
+sequence by sequence in memory that does not grow with the text, and follows from the order of the sequences alone: how
+many are computed at once changes nothing.
 
 A feature has at most one strongest and at most one drawn example in a sequence, so that examples show different texts.
-Drawing gives every token a random number that is its own (by sequence and position), and keeps the firings with the
-greatest: firings in random order, those passed over that stand in a sequence which already has one.
+Drawing divides each activation by an exponential random number of its token's own (by sequence and position) and keeps
+the firings with the greatest: a firing is drawn in proportion to its activation, because of firings drawn alike hardly
+any would be strong; those are passed over that stand in a sequence which already has one.
 
 Histograms have bins of equal width from 0 to the first power of two above a feature's largest activation. When a larger
 one comes, neighbouring bins are joined, which is exact: bins of one power of two lie inside those of the next.
@@ -152,7 +154,7 @@ class _Watched:
         sums = {name: value[self.place_F] if np.ndim(value) else value for name, value in self.sums.items()}
         fired_F, tokens = sums["fired"], int(sums["tokens"])
         drawn = running.drawn.examples
-        by_value_FK = np.argsort(-drawn.value_FK, axis=1, kind="stable")
+        by_value_FK = np.argsort(-np.abs(drawn.value_FK), axis=1, kind="stable")
         return Observed(
             name=self.member.name,
             site=self.member.site,

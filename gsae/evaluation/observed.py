@@ -19,7 +19,7 @@ class Shape:
 
     Attributes:
         strongest: examples with the largest activations.
-        drawn: examples drawn from all firings.
+        drawn: examples drawn from all firings, in proportion to their activations.
         before, after: positions of an example's window around its own.
     """
 
@@ -39,7 +39,7 @@ class Examples:
     """K examples of each feature, best first.
 
     Attributes:
-        value_FK: the activation.
+        value_FK: the activation, with its sign.
         sequence_FK: in the store; `NONE` where there are fewer examples.
         position_FK: in the sequence.
         window_FKW: the feature's activations from `before` positions earlier to `after` later; 0 where it is silent,
@@ -63,12 +63,12 @@ class Observed:
         tokens: how many tokens counted.
         l0: mean number of features, of all A, that fire on a token.
         fired_F: on how many tokens each fired.
-        total_F: sum of its activations.
+        total_F: sum of the sizes of its activations.
         l0_with_F: mean number of features that fire where it fires, itself included; nan where it never fired.
-        histogram_FH: firings by activation, int64.
+        histogram_FH: firings by the size of the activation, int64.
         bin_width_F: of its histogram's bins; bin h holds activations from h to h + 1 times that.
-        strongest: by activation.
-        drawn: by activation too.
+        strongest: by the size of the activation.
+        drawn: by size too.
     """
 
     name: str
@@ -92,5 +92,5 @@ class Observed:
 
     @property
     def max_F(self) -> np.ndarray:
-        """The largest activation; 0 for a feature that never fired."""
-        return np.maximum(self.strongest.value_FK[:, 0], 0)
+        """The size of the largest activation; 0 for a feature that never fired."""
+        return np.abs(self.strongest.value_FK[:, 0])

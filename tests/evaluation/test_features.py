@@ -53,8 +53,8 @@ def language_model():
 
 
 def autoencoder(seed, features=20):
-    """Of one of two architectures, with feature 0 dead and the others' biases below zero so that most are sparse."""
-    kind = ARCHITECTURES[("gated", "standard")[seed % 2]]
+    """Of one of three architectures, with feature 0 dead and the others' biases below zero so that most are sparse."""
+    kind = ARCHITECTURES[("gated", "standard", "abstopk")[seed]]
     made = kind.initialise(jax.random.key(seed), WIDTH, features, kind.Options())
     bias = next(name for name in ("b_gate", "b_enc") if name in made.feature_axes)
     return made.replace(**{bias: jnp.linspace(0.3, -0.6, features).at[0].set(-1e6)})
@@ -78,9 +78,10 @@ def look(language_model, members, features, **changes):
 
 
 MEMBERS = [
-    Member(name, site, autoencoder(i)) for i, (name, site) in enumerate({"a": "mlp_out.1", "b": "resid_pre.1"}.items())
+    Member(name, site, autoencoder(i))
+    for i, (name, site) in enumerate({"a": "mlp_out.1", "b": "resid_pre.1", "c": "resid_pre.1"}.items())
 ]
-FEATURES = {"a": np.arange(20), "b": np.array([3, 0, 17, 8])}
+FEATURES = {"a": np.arange(20), "b": np.array([3, 0, 17, 8]), "c": np.arange(1, 9)}
 
 
 def windows_of(f_NT, sequence, position):
@@ -91,18 +92,21 @@ def windows_of(f_NT, sequence, position):
 def test_everything_is_what_a_literal_computation_gives(language_model):
     for member, seen in zip(MEMBERS, look(language_model, MEMBERS, FEATURES), strict=True):
         f_NTA, keep_NT = activations(language_model, member.site, member)
-        l0_NT = (f_NTA > 0).sum(-1)
+        l0_NT = (f_NTA != 0).sum(-1)
         assert seen.tokens == keep_NT.sum() and seen.l0 == pytest.approx(l0_NT.sum() / keep_NT.sum())
         assert (seen.name, seen.site) == (member.name, member.site)
-        dense = 0
+        dense = signed = 0
         for row, feature in enumerate(FEATURES[member.name]):
             f_NT = f_NTA[..., feature]
-            fires_NT, values = f_NT > 0, f_NT[f_NT > 0]
+            fires_NT, values = f_NT != 0, np.abs(f_NT[f_NT != 0])
+            signed += f_NT.min() < 0
             dense += len(values) > 20
             assert seen.fired_F[row] == fires_NT.sum()
-            assert seen.total_F[row] == pytest.approx(f_NT.sum(), rel=1e-5)
-            best = sorted((n for n in ORDER if fires_NT[n].any()), key=lambda n: -f_NT[n].max())[: SHAPE.strongest]
-            check_examples(seen.strongest, row, f_NT, best, [f_NT[n].argmax() for n in best])
+            assert seen.total_F[row] == pytest.approx(values.sum(), rel=1e-5)
+            best = sorted((n for n in ORDER if fires_NT[n].any()), key=lambda n: -np.abs(f_NT[n]).max())[
+                : SHAPE.strongest
+            ]
+            check_examples(seen.strongest, row, f_NT, best, [np.abs(f_NT[n]).argmax() for n in best])
             check_drawn(seen.drawn, row, f_NT)
             if not len(values):
                 assert np.isnan(seen.l0_with_F[row]) and seen.max_F[row] == 0 and not seen.histogram_FH[row].any()
@@ -114,8 +118,9 @@ def test_everything_is_what_a_literal_computation_gives(language_model):
             edges = np.arange(BINS + 1) * seen.bin_width_F[row]
             np.testing.assert_array_equal(seen.histogram_FH[row], np.histogram(values, edges)[0])
         assert dense, "no feature fires often enough to test its histogram"
+        assert (signed > 0) == (member.name == "c")
         density = dict(zip(FEATURES[member.name], seen.density_F, strict=True))
-        assert density.pop(0) == 0 and sum(value > 0 for value in density.values()) >= 2
+        assert density.pop(0, 0) == 0 and sum(value > 0 for value in density.values()) >= 2
 
 
 def check_examples(examples, row, f_NT, sequences, positions):
@@ -131,11 +136,12 @@ def check_examples(examples, row, f_NT, sequences, positions):
 
 
 def check_drawn(drawn, row, f_NT):
-    """Firings, one a sequence at most, as many as there can be, strongest first: by the numbers of the tokens."""
+    """Firings, one a sequence at most, as many as there can be, strongest first: by size and the tokens' numbers."""
     luck = {n: jax.random.uniform(jax.random.fold_in(jax.random.key(0), n), (POSITIONS,)) for n in range(SEQUENCES)}
-    places = [(n, max(np.flatnonzero(f_NT[n]), key=lambda t: luck[n][t])) for n in ORDER if f_NT[n].any()]
-    chosen = sorted(places, key=lambda place: -luck[place[0]][place[1]])[: SHAPE.drawn]
-    chosen = sorted(chosen, key=lambda place: -f_NT[place])
+    rank_NT = {n: np.abs(f_NT[n]) / -np.log(np.asarray(luck[n])) for n in ORDER}
+    places = [(n, max(np.flatnonzero(f_NT[n]), key=lambda t: rank_NT[n][t])) for n in ORDER if f_NT[n].any()]
+    chosen = sorted(places, key=lambda place: -rank_NT[place[0]][place[1]])[: SHAPE.drawn]
+    chosen = sorted(chosen, key=lambda place: -abs(f_NT[place]))
     check_examples(drawn, row, f_NT, [n for n, _ in chosen], [t for _, t in chosen])
 
 
