@@ -129,7 +129,7 @@ function drawFeature(f) {
     element("div", { class: "columns" },
       element("section", { class: "double" }, element("h3", { text: "Activations where it fires" }),
         fired ? histogram(point, f, "") : element("p", { text: "It never fired on this text." }),
-        element("p", { class: "under" }, element("small", { text: "Number of tokens, logarithmic, by activation." }))),
+        element("p", { class: "under" }, element("small", { text: "Number of tokens, logarithmic, by the size of the activation." }))),
       element("section", {}, element("h3", { text: "Promoted tokens" }), tokenTable(state.pool, point, "promoted", f, true)),
       element("section", {}, element("h3", { text: "Suppressed tokens" }), tokenTable(state.pool, point, "suppressed", f, true)),
       element("section", {}, element("h3", { text: "Nearest decoder vectors" }), nearest(point, f))),
@@ -138,8 +138,8 @@ function drawFeature(f) {
       element("h3", { text: "Strongest activations" }),
       exampleList(state.pool, point, "strongest", f * K, K, point.size),
       element("h3", { text: "Drawn from all of its firings, by activation" }),
-      element("p", { class: "under" }, element("small", { text: `Up to ${point.drawn} firings drawn at random, at most one in a row of text, in fifths from the strongest to the weakest; up to ${point.shape.drawn_row[1] / FIFTHS.length} of each.` })),
-      fifths(state.pool, point, f, point.size)] : []),
+      element("p", { class: "under" }, element("small", { text: `Up to ${point.drawn} firings drawn at random, the likelier the stronger, at most one in a row of text, by fifths of the range from 0 to the largest activation; up to ${point.shape.drawn_row[1] / INTERVALS} of each.` })),
+      intervals(state.pool, point, f, point.size)] : []),
   ]);
   $("feature").scrollTop = 0;
 }

@@ -56,7 +56,7 @@ function exampleText(pool, arrays, kind, place, size) {
   const row = arrays[`${kind}_row`][place], position = arrays[`${kind}_position`][place];
   const value = arrays[`${kind}_value`][place], window = size.before + 1 + size.after;
   const levels = arrays[`${kind}_window`].subarray(place * window, (place + 1) * window);
-  const scale = value / Math.max(levels[size.before], 1);
+  const scale = Math.abs(value) / Math.max(levels[size.before], 1);
   const line = element("div", { class: "text" });
   for (let w = 0; w < window; w++) {
     const t = position - size.before + w;
@@ -87,14 +87,16 @@ function exampleList(pool, arrays, kind, first, count, size) {
   return list;
 }
 
-const FIFTHS = ["Strongest fifth", "Second fifth", "Third fifth", "Fourth fifth", "Weakest fifth"];
+const INTERVALS = 5; // of equal width, from 0 to a feature's largest activation
 
-function fifths(pool, arrays, feature, size) {
-  const all = arrays.shape.drawn_row[1], each = all / FIFTHS.length, made = element("div");
-  FIFTHS.forEach((name, i) => {
+function intervals(pool, arrays, feature, size) {
+  const all = arrays.shape.drawn_row[1], each = all / INTERVALS, made = element("div"), largest = arrays.max[feature];
+  for (let i = 0; i < INTERVALS; i++) {
     const list = exampleList(pool, arrays, "drawn", feature * all + i * each, each, size);
-    if (list.children.length) made.append(element("h4", { text: name }), list);
-  });
+    const [low, high] = [INTERVALS - 1 - i, INTERVALS - i].map(end => short(end / INTERVALS * largest));
+    const none = list.children.length ? null : element("p", { class: "under" }, element("small", { text: "None was drawn." }));
+    made.append(element("h4", { text: `Activations from ${low} to ${high}` }), none || list);
+  }
   return made;
 }
 

@@ -3,14 +3,13 @@
 Axes: F features, K examples, W positions of a window, N rows of text, T positions.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 NONE = 0xFFFFFFFF  # an example or a number that there is not
-GROUPS, IN_GROUP = 5, 4  # drawn examples are shown in fifths of their activations, so many of each
+GROUPS, IN_GROUP = 5, 4  # intervals from 0 to a feature's largest activation, and drawn examples shown of each
 
 
 class TextPool:
@@ -65,9 +64,9 @@ def feature_arrays(observed: Any, pool: TextPool, *, relative: bool = False) -> 
         "histogram": observed.histogram_FH.astype(np.uint32),
         "bin_width": observed.bin_width_F / unit_F,
     }
-    chosen_FK = _by_fifths((observed.drawn.sequence_FK >= 0).sum(1), observed.drawn.sequence_FK.shape[1])
+    chosen_FK = _by_intervals(observed.drawn, scale_F)
     for name, examples in (("strongest", observed.strongest), ("drawn", _taken(observed.drawn, chosen_FK))):
-        share_FKW = examples.window_FKW / scale_F[:, None, None]
+        share_FKW = np.abs(examples.window_FKW) / scale_F[:, None, None]
         level_FKW = np.where(share_FKW > 0, np.clip(np.rint(255 * share_FKW), 1, 255), 0)
         arrays[f"{name}_value"] = examples.value_FK / unit_F[:, None]
         arrays[f"{name}_window"] = level_FKW.astype(np.uint8)
@@ -102,15 +101,25 @@ def _narrow(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if np.issubdtype(array.dtype, np.floating) else array
 
 
-def _by_fifths(count_F: np.ndarray, drawn: int) -> np.ndarray:
-    """Which of a feature's `count` examples, strongest first, are shown: [F, GROUPS * IN_GROUP], `drawn` for none."""
-    table = np.full((drawn + 1, GROUPS * IN_GROUP), drawn)
-    for count in range(1, drawn + 1):
-        edges = np.rint(np.linspace(0, count, GROUPS + 1)).astype(int)
-        for group, (start, stop) in enumerate(itertools.pairwise(edges)):
-            chosen = np.unique(np.rint(np.linspace(start, stop - 1, min(IN_GROUP, stop - start)))).astype(int)
-            table[count, group * IN_GROUP : group * IN_GROUP + len(chosen)] = chosen
-    return table[count_F]
+def _by_intervals(drawn: Any, max_F: np.ndarray) -> np.ndarray:
+    """Which drawn examples are shown, [F, GROUPS * IN_GROUP], the number of drawn ones for none.
+
+    The range from 0 to a feature's largest activation, whose sign does not count, is cut into GROUPS intervals of equal
+    width, each with its upper end. Of each, the strongest first, up to IN_GROUP are taken, evenly from the examples in
+    it, which are sorted.
+    """
+    examples = drawn.value_FK.shape[1]
+    share_FK = np.abs(drawn.value_FK) / max_F[:, None]
+    group_FK = np.clip(GROUPS - np.ceil(GROUPS * share_FK), 0, GROUPS - 1)
+    group_FK = np.where(drawn.sequence_FK >= 0, group_FK, GROUPS)
+    chosen = []
+    for group in range(GROUPS):
+        start_F, count_F = (group_FK < group).sum(1), (group_FK == group).sum(1)
+        shown_F = np.minimum(count_F, IN_GROUP)
+        for place in range(IN_GROUP):
+            index_F = start_F + np.rint(place * (count_F - 1) / np.maximum(shown_F - 1, 1)).astype(int)
+            chosen.append(np.where(place < shown_F, index_F, examples))
+    return np.stack(chosen, axis=1)
 
 
 def _taken(examples: Any, index_FK: np.ndarray) -> Any:

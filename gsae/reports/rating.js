@@ -40,7 +40,7 @@ function draw() {
     element("h3", { text: "Strongest activations" }),
     exampleList(study, study, "strongest", place * K, K, size),
     element("h3", { text: "Drawn from all of its firings, by activation" }),
-    fifths(study, study, place, size),
+    intervals(study, study, place, size),
     element("div", { class: "columns" },
       element("section", { class: "double" }, element("h3", { text: "Activations where it fires" }), histogram(study, place, ""),
         element("p", { class: "under" }, element("small", { text: "Number of tokens, logarithmic, by activation." }))),

@@ -44,8 +44,14 @@ def test_the_page_holds_what_was_observed():
     assert ((found.strongest_window > 0) == (share > 0)).all(), "what fires is never shown as silent"
 
 
-def test_drawn_examples_are_shown_in_fifths():
+def test_drawn_examples_are_shown_by_intervals_of_the_activation():
     seen = observed()
+    seen.strongest.value_FK[0, 0] = -2.0  # signs do not count
+    seen.drawn.value_FK[0] = [-1.99, 1.9, -1.61, 1.6, 1.2, 1.1, 0.3, 0.01]
+    seen.drawn.sequence_FK[3:5] = 0
+    seen.strongest.value_FK[3:5, 0] = 1.0
+    seen.drawn.value_FK[3] = np.linspace(0.99, 0.92, 8)
+    seen.drawn.value_FK[4] = np.linspace(0.5, 0.43, 8)
     found = feature_arrays(seen, pool())
     rows, values = found["drawn_row"], found["drawn_value"]
     assert rows.shape == (7, GROUPS * IN_GROUP)
@@ -54,7 +60,10 @@ def test_drawn_examples_are_shown_in_fifths():
         for g in range(GROUPS)
     ]
     np.testing.assert_allclose(np.concatenate(shown), seen.drawn.value_FK[0])  # 8 of 8, each once, strongest first
-    assert [len(group) for group in shown] == [2, 1, 2, 1, 2]
+    assert [len(group) for group in shown] == [3, 1, 2, 0, 2]  # from 1.6, 1.2, .8, .4, 0 to what is above
+    np.testing.assert_allclose(values[3, :4], seen.drawn.value_FK[3, [0, 2, 5, 7]])  # evenly, of eight in one interval
+    assert (rows[3, :4] != NONE).all() and (rows[3, 4:] == NONE).all()
+    assert (rows[4] != NONE).sum() == 4 and (rows[4, 8:12] != NONE).all()
     assert (rows[1] == NONE).all() and (rows[2] != NONE).sum() == 2
 
 
