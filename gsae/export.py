@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--point", help="directory of an autoencoder, or a hub id")
     source.add_argument("--run", type=Path, help="workdir of a run: all its points, each in a directory of its name")
     flags.add_argument("--format", required=True, help="saelens, dictionary_learning, gemma_scope, or gsae")
-    flags.add_argument("--as", dest="convert_to", help="jumprelu: convert to that first, exactly")
+    flags.add_argument(
+        "--as", dest="convert_to", help="jumprelu, or gated (of rescaled_standard): convert to that first, exactly"
+    )
     flags.add_argument("--unit_norm_decoder", action="store_true", help="fold decoder norms into the features first")
     target = flags.add_mutually_exclusive_group(required=True)
     target.add_argument("--to", type=Path, help="a new directory")

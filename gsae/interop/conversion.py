@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsae.autoencoders.base import Autoencoder
-from gsae.autoencoders.gated import Gated
+from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
+from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
 from gsae.errors import RunError, SettingError
 
@@ -28,6 +29,24 @@ def arrays64(autoencoder: Autoencoder) -> Arrays:
     }
 
 
+def as_gated(autoencoder: Autoencoder) -> Gated:
+    """The gated autoencoder that computes the same, to the last bit of its parameters.
+
+    A standard autoencoder whose magnitudes were learnt anew is a tied gated one: the old biases are the gate's.
+
+    Raises:
+        SettingError: where there is none.
+    """
+    if isinstance(autoencoder, Gated):
+        return autoencoder
+    if not isinstance(autoencoder, RescaledStandard):
+        raise SettingError("as", "gated", f"no conversion of a {type(autoencoder).__name__} is known")
+    arrays = arrays64(autoencoder)
+    arrays["b_gate"] = arrays.pop("b_enc")
+    options = GatedOptions(ri_l1=not has_unit_norm_decoder(arrays["W_dec"]))
+    return build(Gated, options, arrays).with_metadata(autoencoder.metadata)
+
+
 def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
     """The JumpReLU autoencoder that computes the same features and reconstructions, to rounding.
 
@@ -40,6 +59,8 @@ def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
     """
     if isinstance(autoencoder, JumpReLU):
         return autoencoder
+    if isinstance(autoencoder, RescaledStandard):
+        autoencoder = as_gated(autoencoder)
     arrays = arrays64(autoencoder)
     if isinstance(autoencoder, Standard):
         gain_F, bias_F, theta_F = np.ones_like(arrays["b_enc"]), arrays["b_enc"], np.zeros_like(arrays["b_enc"])

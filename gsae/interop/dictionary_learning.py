@@ -16,6 +16,7 @@ from gsae import artifacts
 from gsae.autoencoders.base import Autoencoder, Options
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
+from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
 from gsae.errors import RunError, SettingError
 from gsae.interop.conversion import Arrays, arrays64, build, has_unit_norm_decoder, with_unit_norm_decoder
@@ -81,6 +82,8 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
     dict_class = next((name for name, (cls, _) in CLASSES.items() if type(autoencoder) is cls), None)
     if dict_class is None:
         reason = f"a {type(autoencoder).__name__} is not written in it; what is: {', '.join(CLASSES)}"
+        if isinstance(autoencoder, RescaledStandard):
+            reason += "; it is a gated one in other words: convert it with as = 'gated'"
         raise SettingError("format", "dictionary_learning", reason)
     arrays = arrays64(autoencoder)
     if dict_class == NORMALISED and not has_unit_norm_decoder(arrays["W_dec"]):

@@ -9,7 +9,7 @@ from gsae.autoencoders import saving
 from gsae.autoencoders.base import Autoencoder
 from gsae.errors import RunError, SettingError
 from gsae.interop import dictionary_learning, gemma_scope, saelens
-from gsae.interop.conversion import as_jumprelu, with_unit_norm_decoder
+from gsae.interop.conversion import as_gated, as_jumprelu, with_unit_norm_decoder
 
 
 class Format(NamedTuple):
@@ -26,13 +26,13 @@ FORMATS: Mapping[str, Format] = {
     for module in (saelens, dictionary_learning, gemma_scope)
 }
 OWN = "gsae"
-CONVERSIONS: Mapping[str, Callable[[Autoencoder], Autoencoder]] = {"jumprelu": as_jumprelu}
+CONVERSIONS: Mapping[str, Callable[[Autoencoder], Autoencoder]] = {"gated": as_gated, "jumprelu": as_jumprelu}
 OWN_FILES = (artifacts.MANIFEST, saving.CONFIG, saving.WEIGHTS)
 ALL_FILES = tuple(dict.fromkeys((*OWN_FILES, *(file for kind in FORMATS.values() for file in kind.files))))
 
 
 def load(path: str | Path) -> Autoencoder:
-    """The autoencoder in a directory (or an npz file), whichever of the known formats it has, on raw activations.
+    """The autoencoder in a directory (or a file of Gemma Scope), in whichever known format, on raw activations.
 
     Raises:
         RunError: when nothing there is known, or it cannot be represented here; one line with the reason.
@@ -40,7 +40,7 @@ def load(path: str | Path) -> Autoencoder:
     path = Path(path).expanduser()
     if (path / saving.WEIGHTS).is_file() or (path / artifacts.MANIFEST).is_file():
         return saving.load(path)
-    if path.is_file() and path.suffix == ".npz":
+    if path.is_file() and (path.suffix == ".npz" or path.name == gemma_scope.SECOND):
         return gemma_scope.read(path)
     for kind in FORMATS.values():
         if kind.is_here(path):
@@ -49,7 +49,7 @@ def load(path: str | Path) -> Autoencoder:
         raise RunError(f"{path}: does not exist")
     if (path / "sae.safetensors").is_file():
         raise RunError(f"{path}: looks like sparsify's, whose TopK autoencoders cannot be represented here")
-    known = "; ".join([f"gsae: {saving.WEIGHTS}", *(f"{n}: {' and '.join(k.files[:2])}" for n, k in FORMATS.items())])
+    known = "; ".join([f"gsae: {saving.WEIGHTS}", *(f"{n}: {', '.join(k.files[:2])}" for n, k in FORMATS.items())])
     raise RunError(f"{path}: holds no autoencoder in a known format ({known})")
 
 

@@ -16,6 +16,7 @@ from gsae import artifacts
 from gsae.autoencoders.base import Autoencoder, Options
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
+from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
 from gsae.errors import RunError, SettingError
 from gsae.interop.conversion import Arrays, arrays64, build, has_unit_norm_decoder
@@ -55,6 +56,8 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
     architecture = next((name for name, (cls, _) in ARRAYS.items() if type(autoencoder) is cls), None)
     if architecture is None:
         reason = f"a {type(autoencoder).__name__} is not written in it; what is: {', '.join(ARRAYS)}"
+        if isinstance(autoencoder, RescaledStandard):
+            reason += "; it is a gated one in other words: convert it with as = 'gated'"
         raise SettingError("format", "saelens", reason)
     names, arrays = ARRAYS[architecture][1], arrays64(autoencoder)
     if "W_mag" in arrays:

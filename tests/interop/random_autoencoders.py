@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
+from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
 
 D, F, SCALE = 12, 20, 0.37
@@ -18,6 +19,7 @@ CASES = {
     "jumprelu": (JumpReLU, JumpReLUOptions(initial_threshold=0.3)),
     "jumprelu plain": (JumpReLU, JumpReLUOptions(initial_threshold=0.3, log_threshold=False)),
 }
+RESCALED = (RescaledStandard, RescaledStandard.Options())
 UNTIED = (Gated, GatedOptions(tied=False))
 
 

@@ -4,12 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_autoencoders import CASES, UNTIED, D, F, inputs, random_autoencoder
+from random_autoencoders import CASES, RESCALED, UNTIED, D, F, inputs, random_autoencoder
 
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU
 from gsae.errors import RunError, SettingError
-from gsae.interop.conversion import arrays64, as_jumprelu, build, has_unit_norm_decoder, with_unit_norm_decoder
+from gsae.interop.conversion import (
+    arrays64,
+    as_gated,
+    as_jumprelu,
+    build,
+    has_unit_norm_decoder,
+    with_unit_norm_decoder,
+)
 
 
 def in_float64(sae):
@@ -72,6 +79,22 @@ def test_both_kinds_of_gated_thresholds_occur():
     sae = random_autoencoder(*CASES["gated"])
     theta = np.asarray(as_jumprelu(sae).threshold)
     assert np.any(theta == 0) and np.any(theta > 0)  # where the ReLU decides, and where the gate does
+
+
+def test_magnitudes_learnt_anew_are_a_gated_autoencoders():
+    rescaled, x = random_autoencoder(*RESCALED), inputs()
+    f = rescaled.encode(x)
+    silent = (f == 0) & ((x - rescaled.b_dec) @ rescaled.W_enc + rescaled.b_enc > 0)
+    assert silent.any() and 0.1 < (f > 0).mean() < 0.9, "gate and magnitudes have to differ"
+    gated = as_gated(rescaled)
+    np.testing.assert_array_equal(gated.encode(x), f)
+    np.testing.assert_array_equal(gated.decode(f), rescaled.decode(f))
+    assert as_gated(gated) is gated and gated.metadata == rescaled.metadata and not gated.options.ri_l1
+    jumprelu = as_jumprelu(rescaled).encode(x)
+    np.testing.assert_allclose(jumprelu, f, atol=1e-5)
+    np.testing.assert_array_equal(jumprelu > 0, f > 0)
+    with pytest.raises(SettingError, match=r"as = 'gated': no conversion of a Standard"):
+        as_gated(random_autoencoder(*CASES["standard"]))
 
 
 def test_untied_gated_is_refused():

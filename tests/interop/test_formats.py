@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from random_autoencoders import ABOUT, CASES, UNTIED, D, F, inputs, random_autoencoder
+from random_autoencoders import ABOUT, CASES, RESCALED, UNTIED, D, F, inputs, random_autoencoder
 
 import gsae
 from gsae.autoencoders.gated import Gated
@@ -49,6 +49,60 @@ def test_an_architecture_that_no_format_knows_is_refused(tmp_path):
     for format in WITHOUT_TORCH:
         with pytest.raises(SettingError, match=r"(a|not a) Other"):
             export(other, tmp_path / "x", format)
+
+
+@pytest.mark.parametrize("format", WITHOUT_TORCH)
+def test_magnitudes_learnt_anew_in_a_file(format, tmp_path):
+    """A rescaled standard autoencoder is no standard one in any format; it is written as what it equals."""
+    sae = random_autoencoder(*RESCALED)
+    with pytest.raises(SettingError, match=r"RescaledStandard.* convert it with as = '(gated|jumprelu)'"):
+        export(sae, tmp_path / "x", format)
+    export(sae, tmp_path / "x", format, convert_to="jumprelu" if format == "gemma_scope" else "gated")
+    same(gsae.load(tmp_path / "x"), sae)
+
+
+def gemma_scope_2(sae, folder, config=None, **arrays):
+    """As the second Gemma Scope's files are."""
+    found = {name.lower(): np.asarray(getattr(sae, name)) for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
+    folder.mkdir(parents=True)
+    safetensors.numpy.save_file(found | arrays, folder / "params.safetensors")
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_the_second_gemma_scope_is_read_and_its_transcoders_are_refused(tmp_path):
+    sae = random_autoencoder(*CASES["jumprelu plain"])
+    gemma_scope_2(sae, tmp_path / "bare")
+    same(gsae.load(tmp_path / "bare"), sae)
+    same(gsae.load(tmp_path / "bare" / "params.safetensors"), sae)
+    about = {
+        "architecture": "jump_relu",
+        "model_name": "google/gemma-3-1b-pt",
+        "hf_hook_point_in": "model.layers.7.output",
+    }
+    gemma_scope_2(sae, tmp_path / "told", about)
+    assert gsae.load(tmp_path / "told").metadata == {
+        "imported_from": "gemma_scope", "language_model": "google/gemma-3-1b-pt", "hook": "model.layers.7.output"
+    }  # fmt: skip
+    skip, layers = np.ones((D, D), np.float32), np.ones((F, 3, D), np.float32)
+    for name, config, arrays, message in (
+        ("affine", about, {"affine_skip_connection": skip}, "transcoder with an affine connection"),
+        ("layers", about, {"w_dec": layers}, "of several layers"),
+        (
+            "plain",
+            about | {"hf_hook_point_out": "model.layers.7.mlp.output"},
+            {},
+            "is of a transcoder, from model.layers",
+        ),
+        ("other", about | {"architecture": "topk"}, {}, "architecture = 'topk'"),
+        ("more", about, {"scale": np.ones(F, np.float32)}, "scale, threshold; Gemma Scope's have"),
+    ):
+        gemma_scope_2(sae, tmp_path / name, config, **arrays)
+        with pytest.raises(RunError, match=message):
+            gsae.load(tmp_path / name)
+    (tmp_path / "bare" / "params.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(RunError, match="cannot be read"):
+        gsae.load(tmp_path / "bare")
 
 
 @pytest.mark.parametrize("format", WITHOUT_TORCH)

@@ -167,3 +167,27 @@ def test_saelens_reads_our_gemma_scope_file(tmp_path, sae_lens, monkeypatch):
     theirs = JumpReLUSAE(JumpReLUSAEConfig(d_in=D, d_sae=F, apply_b_dec_to_input=config["apply_b_dec_to_input"]))
     theirs.load_state_dict(arrays)
     assert_same(sae, theirs)
+
+
+def test_saelens_and_we_read_the_second_gemma_scope_alike(tmp_path, sae_lens, monkeypatch):
+    from sae_lens.loading import pretrained_sae_loaders
+    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+    from test_formats import gemma_scope_2
+
+    sae = random_autoencoder(*CASES["jumprelu plain"])
+    name = "resid_post/layer_7_width_16k_l0_medium"
+    about = {
+        "architecture": "jump_relu",
+        "model_name": "google/gemma-3-1b-pt",
+        "hf_hook_point_in": "model.layers.7.output",
+    }
+    gemma_scope_2(sae, tmp_path / name, about)
+    here = lambda repo_id, filename, subfolder="", **_: str(tmp_path / subfolder / filename)  # noqa: E731
+    monkeypatch.setattr(pretrained_sae_loaders, "hf_hub_download", here)
+    monkeypatch.setattr(
+        pretrained_sae_loaders, "get_safetensors_tensor_shapes", lambda *_: {"w_enc": [D, F], "w_dec": [F, D]}
+    )
+    config, arrays, _ = pretrained_sae_loaders.gemma_3_sae_huggingface_loader("google/gemma-scope-2-1b-pt", name)
+    theirs = JumpReLUSAE(JumpReLUSAEConfig(d_in=D, d_sae=F, apply_b_dec_to_input=config["apply_b_dec_to_input"]))
+    theirs.load_state_dict(arrays)
+    assert_same(gsae.load(tmp_path / name), theirs)
