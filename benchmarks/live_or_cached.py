@@ -201,8 +201,9 @@ def of_experiment(config: schema.Config, model: Model, machine: Machine, availab
 
 
 def experiments() -> Iterator[tuple[str, schema.Config]]:
-    """The shipped experiments that train on a language model's activations."""
-    for name in ("pareto_sweep", *(f"language_models/{name}" for name in LARGE)):
+    """The shipped experiments that train on a language model's activations; of the paper's, each file's first."""
+    large = (*(f"language_models/{name}" for name in LARGE), *(f"paper/{name}" for name in PAPER))
+    for name in ("pareto_sweep", *large):
         file, _, size = name.partition(":")
         get_config = runpy.run_path(str(ROOT / "experiments" / f"{file}.py"))["get_config"]
         yield name, schema.parse(get_config(*filter(None, [size])))
