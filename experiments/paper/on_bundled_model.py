@@ -28,7 +28,7 @@ Standard is 1.5 times as wide (the paper's compute matching) but in `equal_width
 of the front door's: expect about 40 minutes for a seed on 2 cores, 23 of them training `sites`, 5 `ablations`, 3
 `no_resampling` (160 TFLOP in all at the rate of the front door, 81 GFLOP/s; not measured in one piece). Each part alone
 takes minutes. The sparsity coefficients of attn_z.1 serve the other sites too: in the trials their ends gave losses
-recovered of .58 (mlp_out.1) to .94 (resid_post.2) and of .96 to .9999.
+recovered of .58 (mlp_out.1) to .93 (resid_post.2) and of .96 to .9999. The neurons have their own.
 """
 
 import argparse
