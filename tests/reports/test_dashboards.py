@@ -135,7 +135,10 @@ def test_in_a_browser(tmp_path):
         assert any(string in shown for string in HOSTILE) and "By <b>hand</b>." in shown, "hostile text is shown"
         assert browser.run("document.querySelectorAll('#feature img, #feature script, #feature b').length") == 0
         peaks = browser.run("[...document.querySelectorAll('#feature .here')].map(span => span.textContent)")
-        assert peaks[0] in HOSTILE and len(peaks) == SHAPE.strongest + SHAPE.drawn
+        drawn = feature_arrays(seen, pool())["drawn_row"][0] != NONE
+        assert peaks[0] in HOSTILE and len(peaks) == SHAPE.strongest + drawn.sum()
+        ranges = browser.run("[...document.querySelectorAll('#feature h4')].map(title => title.textContent)")
+        assert len(ranges) == GROUPS and ranges[-1].startswith("Activations from 0 to ")
         assert browser.run("document.title") == f"{seen.features_F[0]} · first", "no script of the text has run"
 
         browser.run(f"location.hash = '#first/{seen.features_F[1]}'")
