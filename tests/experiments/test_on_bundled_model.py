@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny_run import SETTINGS, documents
 
-from experiments.paper.on_bundled_model import ABLATIONS, ATTN, PARTS, SITES, get_config, main
+from experiments.paper.on_bundled_model import ABLATIONS, PARTS, SITES, TRIALS, TRIED, get_config, main
 from gsae import config as schema
 from gsae.reports.tables import read_results_csv
 
@@ -17,10 +17,22 @@ def test_the_parts_are_the_study():
         "resid_post", "mlp_out", "attn_z", "mlp_act"
     }  # fmt: skip
     for part in PARTS[1:]:
-        assert {entry.sites for entry in parts[part].sweep.values()} == {(ATTN,)}
+        assert {entry.sites for entry in parts[part].sweep.values()} == {("attn_z.1",)}
     assert set(ABLATIONS) < set(parts["ablations"].sweep) and parts["ablations"].evaluation.pursuit
     assert not parts["no_resampling"].training.resampling.at and parts["sites"].training.resampling.at
     assert {entry.width_factor for entry in parts["equal_width"].sweep.values()} == {1.0}
+
+
+def test_trials_cover_both_kinds_at_every_site_and_see_no_token_of_a_result():
+    study, seen = schema.parse(get_config("sites")), set()
+    for part, steps in TRIALS.items():
+        trials = schema.parse(get_config(part))
+        assert trials.training.steps == steps and trials.seed not in range(5)
+        assert trials.evaluation.skip_tokens >= study.evaluation.tokens
+        seen |= {(site, entry.architecture) for entry in trials.sweep.values() for site in entry.sites}
+        assert {entry.learning_rates for entry in trials.sweep.values()} == {TRIED}
+    assert seen == {(site, kind) for site in SITES for kind in ("gated", "standard")}
+    assert all(set(entry.learning_rates) <= set(TRIED) for entry in study.sweep.values())
 
 
 def test_wrong_flags_are_one_line(capsys, tmp_path):
