@@ -10,17 +10,27 @@ def cosine_similarity(dictionary_GD: np.ndarray, learned_FD: np.ndarray) -> np.n
     return unit[0] @ unit[1].T
 
 
-def mean_max_cosine_similarity(dictionary_GD: np.ndarray, learned_FD: np.ndarray) -> float:
+def mean_max_cosine_similarity(dictionary_GD: np.ndarray, learned_FD: np.ndarray, signed: bool = False) -> float:
     """Mean over true features of the cosine with the nearest learned one; 1 when all are found.
+
+    `signed`: learned features that may be negative have found a vector as well when they hold its opposite.
 
     Source: Sharkey, Braun and Millidge 2022, "Taking features out of superposition with sparse autoencoders".
     """
-    return float(cosine_similarity(dictionary_GD, learned_FD).max(axis=1).mean())
+    return float(_likeness(dictionary_GD, learned_FD, signed).max(axis=1).mean())
 
 
-def match(dictionary_GD: np.ndarray, learned_FD: np.ndarray) -> np.ndarray:
-    """The one-to-one assignment with the largest sum of cosines: for every true feature the learned one, or -1. [G]."""
-    true, learned = linear_sum_assignment(cosine_similarity(dictionary_GD, learned_FD), maximize=True)
+def _likeness(dictionary_GD: np.ndarray, learned_FD: np.ndarray, signed: bool) -> np.ndarray:
+    cosine_GF = cosine_similarity(dictionary_GD, learned_FD)
+    return np.abs(cosine_GF) if signed else cosine_GF
+
+
+def match(dictionary_GD: np.ndarray, learned_FD: np.ndarray, signed: bool = False) -> np.ndarray:
+    """The one-to-one assignment with the largest sum of cosines: for every true feature the learned one, or -1. [G].
+
+    `signed`: of the cosines' sizes, for learned features that may be negative.
+    """
+    true, learned = linear_sum_assignment(_likeness(dictionary_GD, learned_FD, signed), maximize=True)
     matched_G = np.full(len(dictionary_GD), -1)
     matched_G[true] = learned
     return matched_G

@@ -1,6 +1,7 @@
 """AbsTopK sparse autoencoders (Zhu et al., arXiv 2510.00404): the k features of largest size, with their signs."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -20,17 +21,10 @@ class AbsTopK(TopK):
     """As `TopK`, but f = z where |z| is among the k largest of the token: a feature fires when f is not zero."""
 
     Options = AbsTopKOptions
+    signed: ClassVar[bool] = True
 
     options: AbsTopKOptions = flax.struct.field(pytree_node=False, default=AbsTopKOptions())
 
     def selected(self, z: jax.Array, k: jax.Array) -> jax.Array:
         """f of pre-activations: [..., F] -> [..., F]; k is a whole number, of both signs together."""
         return jnp.where(largest_of_each(jnp.abs(z), k), z, 0)
-
-    def active(self, f: jax.Array) -> jax.Array:
-        """Which features fire: bool, the shape of f."""
-        return f != 0
-
-    def fired(self, f_BF: jax.Array) -> jax.Array:
-        """In how many rows of a batch (below 2^24) each feature is active: int32 [F]."""
-        return super().fired(jnp.abs(f_BF))

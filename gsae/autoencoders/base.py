@@ -110,6 +110,8 @@ class Autoencoder:
 
     # Whether the sparsity coefficient rises from 0 while it warms up: not where it is a number of features.
     warms_up: ClassVar[bool] = True
+    # Whether activations have signs: a feature fires where f is not zero, and fits its vector or the opposite of it.
+    signed: ClassVar[bool] = False
 
     # Whether activations have a bound, so that lengths are the decoder vectors'. What of a dictionary is looked at then
     # (`evaluation.dictionary`) is looked at for every point of such a run.
@@ -152,15 +154,15 @@ class Autoencoder:
 
     def active(self, f: jax.Array) -> jax.Array:
         """Which features fire: bool, the shape of f."""
-        return f > 0
+        return jnp.abs(f) > 0 if self.signed else f > 0
 
     def fired(self, f_BF: jax.Array) -> jax.Array:
         """In how many rows of a batch (below 2^24) each feature is active: int32 [F].
 
-        The sign of f >= 0 is what `active` says, as a number: XLA's CPU backend adds it up while it reads f, where it
-        would write a whole [B, F] array of converted booleans first.
+        The sign of |f| is what `active` says, as a number: XLA's CPU backend adds it up while it reads f, where it would
+        write a whole [B, F] array of converted booleans first.
         """
-        return jnp.sum(jnp.sign(f_BF), axis=0).astype(jnp.int32)
+        return jnp.sum(jnp.sign(jnp.abs(f_BF) if self.signed else f_BF), axis=0).astype(jnp.int32)
 
     def decode(self, f: jax.Array) -> jax.Array:
         """x_hat = f W_dec + b_dec: [..., F] -> [..., D]."""

@@ -37,7 +37,7 @@ class Codes(NamedTuple):
 
     Attributes:
         features_BK: int32, each at most once a token among the places with weight.
-        weights_BK: at least 0.
+        weights_BK: at least 0, unless they are signed.
     """
 
     features_BK: jax.Array
@@ -50,7 +50,7 @@ class Codes(NamedTuple):
         return zeros_BF.at[tokens_B1, self.features_BK].add(self.weights_BK)
 
 
-@partial(jax.jit, static_argnames=("places", "clipped"))
+@partial(jax.jit, static_argnames=("places", "clipped", "signed"))
 def pursue(
     y_BD: jax.Array,
     W_dec_FD: jax.Array,
@@ -59,6 +59,7 @@ def pursue(
     max_l0: jax.Array | int | None = None,
     iterations: jax.Array | int | None = None,
     clipped: str = "stay",
+    signed: bool = False,
 ) -> Codes:
     """Non-negative gradient pursuit, for all tokens at once; in chunks of tokens, one compiled program.
 
@@ -71,6 +72,8 @@ def pursue(
             full support; with fewer the support cannot fill. Traced too.
         clipped: "stay": a feature whose weight is clipped to zero stays in the support and may grow again, as in
             dictionary_learning. "leave": it makes room for another, and can be chosen again.
+        signed: weights may be negative, as those of autoencoders with signed features: the support takes in argmax |s|,
+            and nothing is clipped.
 
     Returns:
         The codes. A token whose residual is zero, or has a positive product with no feature of the dictionary, takes in
@@ -96,7 +99,7 @@ def pursue(
     y_NCD = jnp.pad(y_BD.astype(real), ((0, -tokens % chunk), (0, 0))).reshape(-1, chunk, y_BD.shape[-1])
 
     def one_chunk(y_CD: jax.Array) -> Codes:
-        return _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, clipped == "stay")
+        return _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, clipped == "stay", signed)
 
     features_NCK, weights_NCK = jax.lax.map(one_chunk, y_NCD)
     features_BK = features_NCK.reshape(-1, places)[:tokens]
@@ -105,7 +108,7 @@ def pursue(
     return Codes(features_BK, weights_BK)
 
 
-def _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, stay) -> Codes:
+def _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, stay, signed) -> Codes:
     tokens_C, places_K = jnp.arange(y_CD.shape[0]), jnp.arange(places)
 
     def combined(features_CK: jax.Array, weights_CK: jax.Array, used: jax.Array) -> jax.Array:
@@ -119,7 +122,7 @@ def _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, stay) -> Codes
     def update(i: jax.Array, state: tuple) -> tuple:
         features_CK, weights_CK, taken_CK, r_CD = state
         s_CF = r_CD @ atoms_DF
-        best_C, highest_C = _argmax(s_CF)
+        best_C, highest_C = _argmax(jnp.abs(s_CF) if signed else s_CF)
         # In the first free place, if it is not in the support yet.
         known_C = jnp.any(taken_CK & (features_CK == best_C[:, None]), axis=1)
         wanted_C = (highest_C > 0) & ~known_C & (jnp.sum(taken_CK, axis=1) < max_l0)
@@ -132,9 +135,10 @@ def _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, stay) -> Codes
         c_CD = combined(features_CK, g_CK, used)
         c_dot_r_C, c_dot_c_C = jnp.sum(jnp.square(g_CK), axis=1), jnp.sum(jnp.square(c_CD), axis=1)
         step_C = jnp.where(c_dot_c_C > 0, c_dot_r_C / jnp.where(c_dot_c_C > 0, c_dot_c_C, 1), 0)
-        weights_CK = jnp.maximum(weights_CK + step_C[:, None] * g_CK, 0)
+        weights_CK = weights_CK + step_C[:, None] * g_CK
+        weights_CK = weights_CK if signed else jnp.maximum(weights_CK, 0)
         if not stay:
-            taken_CK &= weights_CK > 0
+            taken_CK &= weights_CK != 0
         return features_CK, weights_CK, taken_CK, y_CD - combined(features_CK, weights_CK, used)
 
     nothing_CK = jnp.zeros((y_CD.shape[0], places), jnp.int32)
@@ -159,7 +163,7 @@ class Pursued(base.Autoencoder):
         W_dec, b_dec: those of the trained autoencoder, for raw activations.
         caps: int32 [2]: `max_l0` and `iterations`.
         places: at least the largest `max_l0`; members that share it share a program.
-        clipped: as in `pursue`.
+        clipped, signed: as in `pursue`.
     """
 
     W_dec: jax.Array = base.parameter(feature_axis=0, trained=False)
@@ -167,6 +171,7 @@ class Pursued(base.Autoencoder):
     caps: Any = base.parameter(feature_axis=None, trained=False)
     places: int = flax.struct.field(pytree_node=False, default=1)
     clipped: str = flax.struct.field(pytree_node=False, default="stay")
+    signed: bool = flax.struct.field(pytree_node=False, default=False)  # type: ignore[misc]
 
     def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:
         """Feature activations by pursuit: [..., D] -> [..., F].
@@ -176,6 +181,7 @@ class Pursued(base.Autoencoder):
 
         def codes(x: jax.Array, W_dec_FD: jax.Array, b_dec_D: jax.Array, caps: jax.Array) -> jax.Array:
             how = {"places": self.places, "max_l0": caps[0], "iterations": caps[1], "clipped": self.clipped}
+            how |= {"signed": self.signed}
             f_BF = pursue((x - b_dec_D).reshape(-1, x.shape[-1]), W_dec_FD, **how).dense(W_dec_FD.shape[0])
             return f_BF.reshape(*x.shape[:-1], -1)
 
@@ -188,5 +194,11 @@ class Pursued(base.Autoencoder):
 
 def with_caps(autoencoder: base.Autoencoder, caps: Sequence[int]) -> dict[int, Pursued]:
     """The autoencoder with pursuit at each cap on L0, as many updates as the cap; all share one program."""
-    dictionary = Pursued(W_dec=autoencoder.W_dec, b_dec=autoencoder.b_dec, caps=np.zeros(2, np.int32), places=max(caps))
+    dictionary = Pursued(
+        W_dec=autoencoder.W_dec,
+        b_dec=autoencoder.b_dec,
+        caps=np.zeros(2, np.int32),
+        places=max(caps),
+        signed=autoencoder.signed,
+    )
     return {cap: dictionary.replace(caps=np.full(2, cap, np.int32)) for cap in caps}

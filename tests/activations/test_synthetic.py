@@ -91,6 +91,14 @@ def test_recovery_of_the_truth_is_one_in_any_order():
     assert firing_f1(codes, fires, matched) == 1
 
 
+def test_a_signed_feature_has_found_a_vector_with_its_opposite():
+    source = make()
+    learned = source.dictionary * np.where(np.arange(40) % 2, 1, -1)[:, None]
+    assert mean_max_cosine_similarity(source.dictionary, learned) < 0.9
+    assert mean_max_cosine_similarity(source.dictionary, learned, signed=True) == pytest.approx(1)
+    np.testing.assert_array_equal(match(source.dictionary, learned, signed=True), np.arange(40))
+
+
 def test_what_is_not_found_lowers_recovery():
     source = make(width=64)
     codes, half = source.codes(0), source.dictionary[:20]

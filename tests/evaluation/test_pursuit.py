@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gsae.autoencoders.gated import Gated, GatedOptions
+from gsae.autoencoders.registry import ARCHITECTURES
 from gsae.evaluation.metrics import Sums, reconstruct
 from gsae.evaluation.places import Places
 from gsae.evaluation.pursuit import pursue, with_caps
@@ -15,7 +16,7 @@ from gsae.mesh import make_mesh
 B, D, F = 24, 12, 40
 
 
-def literal(y, W, max_l0, iterations, clipped):
+def literal(y, W, max_l0, iterations, clipped, signed=False):
     """The algorithm, token by token, dense, float64: [F] a token."""
     codes = np.zeros((len(y), len(W)))
     for code, token in zip(codes, y, strict=True):
@@ -23,14 +24,14 @@ def literal(y, W, max_l0, iterations, clipped):
         for _ in range(iterations):
             r = token - code @ W
             s = W @ r
-            best = int(np.argmax(s))
-            if s[best] > 0 and best not in support and len(support) < max_l0:
+            best = int(np.argmax(np.abs(s) if signed else s))
+            if (signed or s[best] > 0) and best not in support and len(support) < max_l0:
                 support.append(best)
             g = np.zeros(len(W))
             g[support] = s[support]
             c = g @ W
             step = (c @ r) / (c @ c) if c @ c > 0 else 0.0
-            code[:] = np.maximum(0, code + step * g)
+            code[:] = np.maximum(-np.inf if signed else 0, code + step * g)
             if clipped == "leave":
                 support = [i for i in support if code[i] > 0]
     return codes
@@ -52,6 +53,16 @@ def test_equals_the_literal_algorithm(data, clipped, max_l0, iterations):
         found = np.asarray(codes.dense(F))
     np.testing.assert_allclose(found, literal(y, W, max_l0, iterations, clipped), atol=1e-10)
     assert (found > 0).sum(1).max() <= max_l0
+
+
+def test_signed_weights_may_be_negative(data):
+    y, W = data
+    with jax.enable_x64(True):
+        found = np.asarray(pursue(y, W, places=6, signed=True).dense(F))
+    np.testing.assert_allclose(found, literal(y, W, 6, 6, "stay", signed=True), atol=1e-10)
+    assert (found < 0).any() and ((found != 0).sum(1) <= 6).all()
+    signed = ARCHITECTURES["abstopk"].initialise(jax.random.key(0), D, F, ARCHITECTURES["abstopk"].Options())
+    assert (with_caps(signed, [4])[4].encode(y.astype(np.float32)) < 0).any()
 
 
 def test_the_choice_about_clipped_features_matters(data):
