@@ -18,13 +18,43 @@ def get_config() -> ConfigDict:
     """The front door's settings, with four points of each architecture."""
     config = pareto_sweep.get_config()
     common = {"reconstruction_scale": "sum", "decoder_transpose_init": True}
+    auxiliary = {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}
+    zipf = {"zipf_exponent": 1.0, "zipf_shift": 10.0}
     # name: coefficients, its own options
     others = {
         "jumprelu": ((0.002, 0.01, 0.03, 0.1), {"log_threshold": True, "initial_threshold": 0.01, "bandwidth": 0.1}),
         "normalized": ((0.001, 0.004, 0.015, 0.06), {"noise": 0.3, "norm_power": 2, "decoder_bias": False}),
-        "topk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),
-        "batchtopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),
-        "abstopk": (SELECTED, {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}),
+        "topk": (SELECTED, auxiliary),
+        "batchtopk": (SELECTED, auxiliary),
+        "abstopk": (SELECTED, auxiliary),
+        "mutual_choice": (SELECTED, auxiliary | zipf),
+        "feature_choice": (SELECTED, auxiliary | zipf | {"mutual_choice_share": 0.5}),
+        "gba": (
+            SELECTED,  # the sum of the features' target frequencies
+            {
+                "groups": 10,
+                "frequency_span": 100.0,
+                "every": 50,
+                "step_down": 0.01,
+                "step_up": 0.01,
+                "silent": 1e-6,
+                "least_bias": -1.0,
+                "jump": False,
+            },
+        ),
+        "top_afa": ((1.0, 2.0, 4.0, 8.0), auxiliary),  # weights of the norm loss; L0 is what it is
+        "variational": (
+            SELECTED,
+            auxiliary
+            | {
+                "sample": True,
+                "learned_variance": False,
+                "log_variance": -6.0,  # the authors' -2 drowns inputs of unit norm
+                "select_on_mean": False,
+                "kl_coefficient": 1e-4,
+                "kl_warm_up": 0.1,
+            },
+        ),
     }
     for name, (coefficients, options) in others.items():
         entry = ConfigDict()

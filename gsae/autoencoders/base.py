@@ -131,6 +131,10 @@ class Autoencoder:
         """The arrays whose vectors along the feature axis are held at unit L2 norm."""
         return () if self.options.ri_l1 else ("W_dec",)
 
+    def encoders(self) -> tuple[jax.Array, ...]:
+        """The arrays [D, F] whose columns are encoder vectors: their mean norm is what revived ones start from."""
+        return tuple(getattr(self, name) for name, axis in self.feature_axes.items() if axis == 1)
+
     def partition_specs(self) -> Self:
         """The same tree with, for every array of one member, where it lives on the mesh (no `sweep` axis)."""
         scalars = {field.name for field in dataclasses.fields(self) if field.metadata.get("scalar")}  # type: ignore[arg-type]
@@ -159,8 +163,8 @@ class Autoencoder:
     def fired(self, f_BF: jax.Array) -> jax.Array:
         """In how many rows of a batch (below 2^24) each feature is active: int32 [F].
 
-        The sign of |f| is what `active` says, as a number: XLA's CPU backend adds it up while it reads f, where it would
-        write a whole [B, F] array of converted booleans first.
+        The sign of |f| is what `active` says, as a number: XLA's CPU backend adds it up while it reads f, where it
+        would write a whole [B, F] array of converted booleans first.
         """
         return jnp.sum(jnp.sign(jnp.abs(f_BF) if self.signed else f_BF), axis=0).astype(jnp.int32)
 

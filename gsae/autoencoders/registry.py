@@ -7,23 +7,33 @@ from typing import Any
 from gsae.autoencoders.abstopk import AbsTopK
 from gsae.autoencoders.base import Autoencoder, CommonOptions
 from gsae.autoencoders.batchtopk import BatchTopK
+from gsae.autoencoders.feature_choice import FeatureChoice
 from gsae.autoencoders.gated import Gated
+from gsae.autoencoders.gba import GBA
 from gsae.autoencoders.jumprelu import JumpReLU
+from gsae.autoencoders.mutual_choice import MutualChoice
 from gsae.autoencoders.normalized import Normalized
 from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
+from gsae.autoencoders.top_afa import TopAFA
 from gsae.autoencoders.topk import TopK
+from gsae.autoencoders.variational import Variational
 from gsae.errors import SettingError
 
 ARCHITECTURES: Mapping[str, type[Autoencoder]] = {
     "abstopk": AbsTopK,
     "batchtopk": BatchTopK,
+    "feature_choice": FeatureChoice,
     "gated": Gated,
+    "gba": GBA,
     "jumprelu": JumpReLU,
+    "mutual_choice": MutualChoice,
     "normalized": Normalized,
     "rescaled_standard": RescaledStandard,
     "standard": Standard,
+    "top_afa": TopAFA,
     "topk": TopK,
+    "variational": Variational,
 }
 
 

@@ -11,9 +11,9 @@ from typing import ClassVar, Self
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.lax import stop_gradient
 
 from gsae.autoencoders import base, linear
+from gsae.autoencoders.auxiliary import what_is_left
 from gsae.autoencoders.base import parameter
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.selection import largest_of_each
@@ -90,11 +90,13 @@ class TopK(base.Autoencoder):
         positive = jax.nn.relu(z)
         return jnp.where(largest_of_each(positive, k), positive, 0)
 
+    def select(self, z: jax.Array, context: Context | None = None) -> jax.Array:
+        """f of pre-activations, as many as the context says, or as in the newest update."""
+        return self.selected(z, whole(context.sparsity_coefficient if context else self.k))
+
     def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:
         """Feature activations: [..., D] -> [..., F]."""
-        return self.selected(
-            self.preactivations(x, context), _whole(context.sparsity_coefficient if context else self.k)
-        )
+        return self.select(self.preactivations(x, context), context)
 
     def loss(self, batch: Mapping[str, jax.Array], context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
         """||x - x_hat||^2 and, where features are dead, what they make of the rest; with its statistics.
@@ -105,7 +107,7 @@ class TopK(base.Autoencoder):
         target_BD = batch.get("target", x_BD)
 
         z_BF = self.preactivations(x_BD, context)
-        f_BF = self.selected(z_BF, _whole(context.sparsity_coefficient))
+        f_BF = self.select(z_BF, context)
         x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
 
         scale = self.options.error_scale(target_BD)
@@ -124,35 +126,25 @@ class TopK(base.Autoencoder):
         """Keeps k, so that the autoencoder encodes as it was trained."""
         return self.replace(k=stats["k"].astype(self.k.dtype))
 
+    def neglected(self, context: Context) -> jax.Array | None:
+        """Which features the auxiliary loss is for, bool [F]: the dead ones; None outside training."""
+        return context.dead_F
+
     def auxiliary_loss(self, z_BF: jax.Array, target_BD: jax.Array, x_hat_BD: jax.Array, context: Context) -> jax.Array:
-        """AuxK: ||e - e_hat||^2 / ||e - E e||^2 of what is left, e = x - x_hat, times the inputs' variance.
-
-        e_hat is the decode, without b_dec, of the `auxiliary_k` dead features whose pre-activations are the largest.
-        Nothing but these features gets a gradient. Without dead features it is zero and costs nothing (where the mesh
-        splits the sweep, it is computed all the same).
-        """
-        zero = jnp.zeros((), x_hat_BD.dtype)
-        if context.dead_F is None or not self.options.auxiliary_coefficient:
-            return zero
-        dead_F = context.dead_F
-        count = self.options.auxiliary_k or target_BD.shape[-1] // 2
-        left_BD = stop_gradient(target_BD - x_hat_BD)
-        variance = stop_gradient(_variance(target_BD))
-
-        def reconstruct(z_BF, W_dec_FD):
-            f_BF = self.selected(jnp.where(dead_F, z_BF, 0), jnp.int32(count))
-            found_BD = linear.decode(f_BF, W_dec_FD, context.compute_dtype)
-            share = mean_squared_norm(left_BD - found_BD) / jnp.maximum(_variance(left_BD), 1e-30)
-            return self.options.auxiliary_coefficient * variance * share
-
-        if not context.branches:
-            return jnp.where(jnp.any(dead_F), reconstruct(z_BF, self.W_dec), zero)
-        return jax.lax.cond(jnp.any(dead_F), reconstruct, lambda z_BF, W_dec_FD: zero, z_BF, self.W_dec)
+        """`auxiliary.what_is_left`, of the `auxiliary_k` neglected features whose pre-activations are the largest."""
+        count = jnp.int32(self.options.auxiliary_k or target_BD.shape[-1] // 2)
+        return what_is_left(
+            lambda z_BF: self.selected(z_BF, count),
+            z_BF,
+            self.W_dec,
+            target_BD - x_hat_BD,
+            target_BD,
+            self.neglected(context),
+            self.options.auxiliary_coefficient,
+            context,
+        )
 
 
-def _variance(x_BD: jax.Array) -> jax.Array:
-    return mean_squared_norm(x_BD - jnp.mean(x_BD, axis=0))
-
-
-def _whole(k: jax.Array) -> jax.Array:
+def whole(k: jax.Array) -> jax.Array:
+    """k as an integer."""
     return jnp.round(k).astype(jnp.int32)

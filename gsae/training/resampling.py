@@ -245,7 +245,7 @@ def rank_of(dead_F: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def mean_encoder_norm(autoencoder: Any, living_F: jax.Array) -> jax.Array:
-    """Mean L2 norm of the living features' encoder vectors: the columns of all fields [D, F]."""
-    encoders = [getattr(autoencoder, name) for name, axis in autoencoder.feature_axes.items() if axis == 1]
+    """Mean L2 norm of the living features' encoder vectors."""
+    encoders = autoencoder.encoders()
     norms = sum(jnp.sqrt(jnp.sum(jnp.square(W_DF), axis=0)) for W_DF in encoders) / len(encoders)
     return jnp.sum(jnp.where(living_F, norms, 0)) / jnp.sum(living_F)

@@ -82,7 +82,11 @@ def test_two_steps_equal_the_formulas(architecture):
         x_BD = jnp.asarray(rows(t) * np.float32(0.5))
         coefficient = given.sparsity_coefficient * ((t + 1) / 4 if warms_up else 1)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(SETTINGS.seed), TRAINING), given.seed)
-        context = Context(sparsity_coefficient=jnp.float32(coefficient), key=jax.random.fold_in(key, t))
+        context = Context(
+            sparsity_coefficient=jnp.float32(coefficient),
+            key=jax.random.fold_in(key, t),
+            progress=jnp.float32(t / 1000),
+        )
         p = {name: getattr(member, name) for name in v}
         (loss, stats), g = gradient(p, member, x_BD, context)
         g = {name: np.asarray(value, np.float64) for name, value in g.items()}
@@ -99,6 +103,7 @@ def test_two_steps_equal_the_formulas(architecture):
         for name in member.unit_norm_fields():
             p[name] = p[name] / np.linalg.norm(p[name], axis=1, keepdims=True)
         member = member.replace(**{name: jnp.asarray(value, jnp.float32) for name, value in p.items()})
+        member = member.after_update(stats)
     for name in v:
         np.testing.assert_allclose(getattr(state.autoencoder, name)[0], getattr(member, name), atol=2e-6)
         np.testing.assert_allclose(state.second_moments[name][0], v[name], rtol=1e-3, atol=1e-9)
