@@ -170,6 +170,7 @@ def get_config() -> ConfigDict:
     config.evaluation.baseline = "standard"  # the architecture that the others' L0 is compared with
     config.evaluation.pursuit = ()  # L0 at which gradient pursuit finds codes too, encoders ignored; () for none
     config.evaluation.pursuit_tokens = 25_600  # held-out tokens at most, of those above
+    config.evaluation.error_bound = False  # whether norms of codes are compared with the inputs': docs/error_bound.md
     config.evaluation.every = 10_000  # steps between the quick evaluations that redraw frontier.png; 0: none
     config.evaluation.quick_tokens = 8_192  # held-out tokens of a quick evaluation
     config.evaluation.dashboards = 0  # features of each point, drawn at random, shown in features.html; 0: no such page

@@ -175,6 +175,7 @@ class EvaluationSettings:
         "must be a tuple of whole numbers above 0", lambda values: all(value > 0 for value in values), operational=True
     )
     pursuit_tokens: int = positive(operational=True)
+    error_bound: bool = anything(operational=True)
     every: int = not_negative(operational=True)
     quick_tokens: int = positive(operational=True)
     dashboards: int = not_negative(operational=True)

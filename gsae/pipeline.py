@@ -31,8 +31,10 @@ from gsae.training.extraction import member_on_host, member_on_mesh
 from gsae.training.groups import Point
 from gsae.training.step import GroupState, batch_sharding
 
-JUDGED_BY = ("tokens", "skip_tokens", "zero_ablation", "bootstrap_samples")  # of config.evaluation, beside the text
 DICTIONARY = "dictionary.npz"  # of a point, beside its row
+# Of config.evaluation, beside the text.
+JUDGED_BY = ("tokens", "skip_tokens", "zero_ablation", "bootstrap_samples", "error_bound")
+NORMS_KEPT = 1000  # tokens of each point, for a plot
 
 
 def run(
@@ -235,9 +237,14 @@ def evaluate(job: Job) -> None:
             if job.looks_at_dictionaries:
                 found: dict[str, Any] = _dictionary(job, members[result.name], result)
                 np.savez(folder / DICTIONARY, **found)
+            if settings.error_bound:
+                np.save(folder / "norms.npy", result.norms[:: -(-len(result.norms) // NORMS_KEPT)])
 
     tokens, samples = settings.tokens, settings.bootstrap_samples
-    _evaluated(job, members, tokens=tokens, bootstrap_samples=samples, progress=True, on_result=keep)
+    error_bound = settings.error_bound
+    _evaluated(
+        job, members, tokens=tokens, bootstrap_samples=samples, progress=True, error_bound=error_bound, on_result=keep
+    )
     if settings.pursuit:
         _pursue(job, digests)
     equivalence.measure(job)  # last: one process does it, and the others have no collective to wait in
@@ -349,7 +356,7 @@ def report(job: Job) -> None:
 def _report(job: Job) -> None:
     from gsae.reports.report import write_report
 
-    rows, densities, dictionaries, pursued = [], {}, {}, []
+    rows, densities, dictionaries, norms, pursued = [], {}, {}, {}, []
     for point in job.points:
         path = job.evaluation_path(point)
         if artifacts.read_manifest(path) is None:
@@ -359,6 +366,8 @@ def _report(job: Job) -> None:
         densities[point.name] = np.load(path / "density.npy")
         if (path / DICTIONARY).exists():
             dictionaries[point.name] = dict(np.load(path / DICTIONARY))
+        if job.config.evaluation.error_bound:
+            norms[point.name] = np.load(path / "norms.npy")
         if job.config.evaluation.pursuit and artifacts.read_manifest(job.pursuit_path(point)) is not None:
             artifacts.verify(job.pursuit_path(point))
             pursued += json.loads((job.pursuit_path(point) / "rows.json").read_text())["rows"]
@@ -368,6 +377,7 @@ def _report(job: Job) -> None:
         pursued=pursued,
         densities=densities,
         dictionaries=dictionaries,
+        norms=norms,
         baseline=job.config.evaluation.baseline,
         config=schema.plain(job.config),
         command=job.command,

@@ -46,7 +46,18 @@ def test_results_have_all_columns_those_of_a_language_model_empty(finished):
     assert len(rows) == 4 and {row["site"] for row in rows} == {"own.site"}
     for row in rows:
         assert [row[name] for name in EMPTY] == [""] * len(EMPTY)
-        for name in ("l0", "fvu", "gamma", "gamma_centred", "cosine", "norm_ratio", "alive", "l1", "mean_share"):
+        for name in (
+            "l0",
+            "fvu",
+            "gamma",
+            "gamma_centred",
+            "cosine",
+            "norm_ratio",
+            "error_bound",
+            "alive",
+            "l1",
+            "mean_share",
+        ):
             assert np.isfinite(float(row[name])), name
         assert float(row["fvu"]) < 1 and row["status"] == "ok" and row["tokens"] == "1500"
 

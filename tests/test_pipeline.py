@@ -52,6 +52,10 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     assert {row["architecture"] for row in rows} == {"gated", "standard"}
     assert {row["width"] for row in rows} == {"64", "96"}
     assert all(row["status"] == "ok" and float(row["l0"]) > 0 for row in rows)
+    for row in rows:  # of no more than 1000 tokens, spread over all that were judged by
+        norms_N2 = np.load(finished / "evaluation" / row["point"] / "norms.npy")
+        assert 500 < len(norms_N2) <= 1000 and np.isfinite(norms_N2).all() and float(row["error_bound"]) > 0
+    assert "Norms of codes" in (finished / "report.html").read_text()
 
 
 def test_the_weights_load_in_one_line_and_work_on_raw_activations(finished):

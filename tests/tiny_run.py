@@ -32,6 +32,7 @@ SETTINGS = {
     "training.resampling.rewarmup": "4 steps",
     "training.checkpoint_every": 6,
     "evaluation.tokens": 2048,
+    "evaluation.error_bound": True,
     "evaluation.every": 10,
     "evaluation.quick_tokens": 512,
     "evaluation.bootstrap_samples": 50,

@@ -5,9 +5,9 @@ activation in every pass, zero ablation included, and count in no metric of the 
 padding are scored. Cross-entropies are means first; loss recovered is a ratio of their differences.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -33,13 +33,14 @@ ZERO_CONVENTIONS = ("masked", "all_positions")
 SMALL_DENOMINATOR = 0.1  # nats; below it loss recovered divides by next to nothing
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What came of a member: numbers by name (`evaluate` lists them), and of each feature, [F], two more.
 
     Attributes:
         density: share of tokens on which it fires.
         strength: mean of |f| where it fires; nan where it never does.
+        norms: with `error_bound`, the norms of activation and code of every token, [N, 2] (`metrics.Sums.norms_N2`).
     """
 
     name: str
@@ -47,6 +48,7 @@ class Evaluation:
     metrics: dict[str, float]
     density: np.ndarray
     strength: np.ndarray
+    norms: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2), np.float32))
 
 
 def evaluate(
@@ -60,6 +62,7 @@ def evaluate(
     skip_tokens: int = 0,
     zero_convention: str = "masked",
     bootstrap_samples: int = 200,
+    error_bound: bool = False,
     seed: int = 0,
     progress: bool = True,
     skip: Collection[str] = (),
@@ -85,6 +88,7 @@ def evaluate(
         zero_convention: "masked": zeros where the reconstructions would be. "all_positions": zeros at every position,
             as SAELens does, for comparison.
         bootstrap_samples: fewer than 2 for no standard error.
+        error_bound: whether the metric of this name is measured, and norms are kept.
         seed: of the choice of sequences and of the bootstrap.
         progress: draws a progress bar.
         skip: names of members that need no evaluation (they have been evaluated before).
@@ -112,7 +116,7 @@ def evaluate(
     with tqdm(total=total, unit="token", unit_scale=True, desc="evaluate", disable=quiet) as bar:
         for site, run in placed_runs(pending, places, lambda site: _width(language_model, site)):
             at = Site.parse(site)
-            arms = _Arms(graph, placement, places, at, run, zero_convention, token_store.num_documents)
+            arms = _Arms(graph, placement, places, at, run, zero_convention, token_store.num_documents, error_bound)
             for batch in batches(token_store, sequences, batch_size):
                 arms.dispatch(batch)
                 bar.update(int((batch.documents_BT >= 0).any(1).sum()) * token_store.context_length * len(run))
@@ -136,9 +140,11 @@ class _Arms:
         members: Sequence[tuple[str, Any]],
         zero_convention: str,
         documents: int,
+        norms: bool,
     ):
         self.graph, self.state, self.places, self.site = graph, placement.parameters, places, site
         self.zero_everywhere = zero_convention == "all_positions"
+        self.norms = norms
         self.members = members  # names, and autoencoders on the mesh
         self._start = in_turn(self._programs)  # rows may be made on the same devices meanwhile
         self.cross_entropy_AD = np.zeros((len(members) + 2, documents))
@@ -168,7 +174,7 @@ class _Arms:
                 self.shift_D = mean_of(x_BTW, counts_BT)
                 self.sums = [Sums(np.asarray(self.shift_D)) for _ in self.members]
             made = [
-                places.finished(reconstruct(autoencoder, x_BTW, counts_BT, self.shift_D))
+                places.finished(reconstruct(autoencoder, x_BTW, counts_BT, self.shift_D, norms=self.norms))
                 for _, autoencoder in self.members
             ]
         arms = [(original_BTW, keep_BT), (zero_BTW, zero_BT)]
@@ -224,7 +230,8 @@ class _Arms:
                 "documents": int(seen_D.sum()),
             }
             metrics = {name: float(value) for name, value in metrics.items()}
-            yield Evaluation(name, str(self.site), metrics, sums.density_F, sums.strength_F)
+            norms, strength = sums.norms_N2, sums.strength_F
+            yield Evaluation(name, str(self.site), metrics, sums.density_F, strength, norms)
 
 
 def places_on(model: Any, mesh: Mesh | None) -> tuple[Places, Placement]:

@@ -47,6 +47,7 @@ def evaluate_rows(
     rows: int,
     skip_rows: int = 0,
     mesh: Mesh | None = None,
+    error_bound: bool = False,
     progress: bool = True,
     on_result: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
@@ -60,6 +61,7 @@ def evaluate_rows(
         rows: how many rows to use; 0, or more than there are, for all. Fewer rows are always a part of more.
         skip_rows: so many rows are passed over first: for choices that must not see what they lead to.
         mesh: with the axes of `gsae.mesh`, on whose devices this happens, in all their processes at once; None for one.
+        error_bound: whether the metric of this name is measured, and norms are kept.
         progress: draws a progress bar.
         on_result: called with each evaluation when it is finished, at most `members.AT_ONCE` together.
 
@@ -78,7 +80,7 @@ def evaluate_rows(
     total = len(chosen) * len(members)
     with tqdm(total=total, unit=" rows", unit_scale=True, desc="evaluate", disable=quiet) as bar:
         for site, run in placed_runs(members, places, held_out.width):
-            for evaluation in _evaluated(held_out, site, run, chosen, places, bar):
+            for evaluation in _evaluated(held_out, site, run, chosen, places, error_bound, bar):
                 results[evaluation.name] = evaluation
                 if on_result is not None:
                     on_result(evaluation)
@@ -87,7 +89,13 @@ def evaluate_rows(
 
 
 def _evaluated(
-    held_out: Superblocks, site: str, members: Sequence[tuple[str, Any]], chosen: range, places: Places, bar: tqdm
+    held_out: Superblocks,
+    site: str,
+    members: Sequence[tuple[str, Any]],
+    chosen: range,
+    places: Places,
+    norms: bool,
+    bar: tqdm,
 ) -> list[Evaluation]:
     shift_D, sums = None, []
 
@@ -99,7 +107,10 @@ def _evaluated(
             if shift_D is None:
                 shift_D = mean_of(x_N1D, keep_N1)
                 sums = [Sums(np.asarray(shift_D)) for _ in members]
-            return [places.finished(reconstruct(autoencoder, x_N1D, keep_N1, shift_D))[1] for _, autoencoder in members]
+            return [
+                places.finished(reconstruct(autoencoder, x_N1D, keep_N1, shift_D, norms=norms))[1]
+                for _, autoencoder in members
+            ]
 
     for rows_ND, keep_N in _batches(held_out, site, chosen, places.parts):
         made = programs(rows_ND, keep_N)
@@ -108,7 +119,7 @@ def _evaluated(
         bar.update(int(keep_N.sum()) * len(members))
     gaps = dict.fromkeys(NEEDS_A_LANGUAGE_MODEL, math.nan)
     return [
-        Evaluation(name, site, total.metrics() | gaps, total.density_F, total.strength_F)
+        Evaluation(name, site, total.metrics() | gaps, total.density_F, total.strength_F, total.norms_N2)
         for (name, _), total in zip(members, sums, strict=True)
     ]
 

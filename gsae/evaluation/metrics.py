@@ -9,6 +9,7 @@ Axes: N tokens, C of them in a chunk, M shards of tokens on a mesh, D activation
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from gsae import mesh as axes
+from gsae.autoencoders.linear import row_norms
 
 CHUNK_BYTES = 4 << 20  # one [tokens, F] float32 array of a chunk: it stays in a CPU's cache (measured: twice as fast)
 CHUNK_TOKENS = (256, 4096)  # fewest, most: enough rows for a matrix unit, few enough for float32 sums
@@ -30,9 +32,9 @@ def rows_at_once(width: int) -> int:
     return min(max(1 << (max(CHUNK_BYTES // (4 * width), 1).bit_length() - 1), fewest), most)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="norms")
 def reconstruct(
-    autoencoder: Any, x_BTD: jax.Array, keep_BT: jax.Array, shift_D: jax.Array
+    autoencoder: Any, x_BTD: jax.Array, keep_BT: jax.Array, shift_D: jax.Array, norms: bool = False
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Encodes and decodes activations, in float32 and in chunks of tokens. Compiled once for each kind and size.
 
@@ -44,6 +46,7 @@ def reconstruct(
         x_BTD: activations.
         keep_BT: bool, the tokens that count.
         shift_D: the provisional shift of the centred sums; any point near the activations' mean.
+        norms: whether the norms of every activation and its code are kept too, for `Sums.norms`.
 
     Returns:
         The reconstruction [B, T, D], also of tokens that do not count, and the sums that `Sums.add` takes.
@@ -61,13 +64,21 @@ def reconstruct(
     x_KMCD = _reshape(x_MND, (shards, -1, chunk, width), axes.DATA).swapaxes(0, 1)
     keep_KMC = _reshape(keep_MN, (shards, -1, chunk), axes.DATA).swapaxes(0, 1)
 
+    lengths_F = row_norms(autoencoder.W_dec)
+    bias_squared = jnp.sum(jnp.square(autoencoder.b_dec))
+
     def one_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         x_MCD, keep_MC = inputs
         # Accelerators round the operands of float32 products by default: a metric must not see that.
         with jax.default_matmul_precision("highest"):
             f_MCF = autoencoder.encode(x_MCD)
             x_hat_MCD = autoencoder.decode(f_MCF)
-        return x_hat_MCD, _sums(x_MCD, x_hat_MCD, f_MCF, autoencoder.active(f_MCF), keep_MC, shift_D)
+        sums = _sums(x_MCD, x_hat_MCD, f_MCF, autoencoder.active(f_MCF), keep_MC, shift_D)
+        if norms:
+            code_MC = jnp.sqrt(jnp.sum(jnp.square(f_MCF * lengths_F), axis=-1) + bias_squared)
+            both_MC2 = jnp.stack([jnp.sqrt(jnp.sum(jnp.square(x_MCD), axis=-1)), code_MC], axis=-1)
+            sums["norms"] = jnp.where(keep_MC[..., None], both_MC2, jnp.nan)
+        return x_hat_MCD, sums
 
     x_hat_KMCD, sums = jax.lax.map(one_chunk, (x_KMCD, keep_KMC))
     x_hat_MND = _reshape(x_hat_KMCD.swapaxes(0, 1), (shards, tokens + padding, width), axes.DATA)[:, :tokens]
@@ -126,11 +137,16 @@ class Sums:
     def __init__(self, shift_D: np.ndarray):
         self.shift_D = np.asarray(shift_D, np.float64)
         self.totals: dict[str, np.ndarray] = {}
+        self._norms: list[np.ndarray] = []
 
     def add(self, sums: Mapping[str, Any]) -> None:
         """Adds the sums of one batch (waits for the device)."""
         for name, value in sums.items():
             array = np.asarray(value)
+            if name == "norms":
+                rows_N2 = array.reshape(-1, 2)
+                self._norms.append(rows_N2[~np.isnan(rows_N2[:, 0])])
+                continue
             wide = array.astype(np.int64 if np.issubdtype(array.dtype, np.integer) else np.float64)
             total = wide if name in OF_FEATURES else wide.sum(0)
             self.totals[name] = self.totals.get(name, 0) + total
@@ -145,6 +161,11 @@ class Sums:
         """The mean of |f| where a feature fires, float64 [F]; nan where it never does."""
         return _ratio(self.totals["total"], self.totals["fired"])
 
+    @property
+    def norms_N2(self) -> np.ndarray:
+        """Of every token that counts ||x||, and the norm of its code with the bias as one more atom: [N, 2]."""
+        return np.concatenate(self._norms) if self._norms else np.zeros((0, 2), np.float32)
+
     def metrics(self) -> dict[str, float]:
         """The metrics of the reconstruction; nan where a denominator is zero. E is the mean over tokens that count.
 
@@ -152,7 +173,7 @@ class Sums:
         2024, relative reconstruction bias; below 1 is shrinkage). gamma_centred: the same of x and x_hat minus the mean
         of each. fvu: E||x - x_hat||^2 / E||x - E x||^2. cosine: E[cos(x, x_hat)], 0 where one is zero. norm_ratio:
         E||x_hat|| / E||x||. input_norm: E||x||. mean_share: ||E x||^2 / E||x||^2. alive: the share of features that
-        fired at least once in the `tokens` tokens.
+        fired at least once in the `tokens` tokens. error_bound, where norms were kept: see `error_bound`.
         """
         tokens = self.totals["tokens"]
         mean = {name: _ratio(total, tokens) for name, total in self.totals.items()}
@@ -177,7 +198,25 @@ class Sums:
             "alive": (fired_F > 0).mean(),
             "tokens": tokens,
         }
+        if self._norms:
+            values["error_bound"] = error_bound(self.norms_N2, len(fired_F))
         return {name: float(value) for name, value in values.items()}
+
+
+def error_bound(norms_N2: np.ndarray, features: int) -> float:
+    r"""The median over tokens of epsilon_LBO (Lee et al., arXiv 2503.24277): how far codes are from the input's norm.
+
+    .. math:: \frac{| \|x\|^2 - \|f\|^2 |}{(h - 1) \|f\|^2}
+
+    f holds each activation times the norm of its vector, and the norm of b_dec as one more atom; h counts all F + 1.
+    Were the atoms orthogonal to within epsilon, the ratio could not exceed it.
+
+    Args:
+        norms_N2: of every token ||x|| and ||f||.
+        features: F.
+    """
+    x_N, f_N = np.square(np.asarray(norms_N2, np.float64)).T
+    return float(np.median(_ratio(np.abs(x_N - f_N), features * f_N))) if len(x_N) else float("nan")
 
 
 @jax.jit

@@ -31,6 +31,7 @@ def write_report(
     pursued: Sequence[Row] = (),
     curves_of: curves.Curves | None = None,
     dictionaries: Mapping[str, Mapping[str, Any]] | None = None,
+    norms: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes results.csv, frontier.png, shrinkage.png, density.png and report.html, each whole or not at all.
 
@@ -50,6 +51,7 @@ def write_report(
         pursued: rows whose codes pursuit found, with `target_l0` beside the usual columns; also into pursuit.csv.
         curves_of: training curves by point, where no one log has them.
         dictionaries: by point, the arrays of `evaluation.dictionary.Dictionary`; None where nobody has looked.
+        norms: by point, of some tokens the norms of activation and code, [N, 2], where the error bound was measured.
 
     Returns:
         What the terminal shows: the table of points, the comparison, the headline, and warnings.
@@ -67,7 +69,7 @@ def write_report(
         style.save_png(figure, directory / f"{name}.png")
     came = rows_sentence(metrics_log) if metrics_log else ""
     log = curves_of or (curves.read_log(metrics_log) if metrics_log else None)
-    found = sections(every, baseline, pursued, log, dictionaries)
+    found = sections(every, baseline, pursued, log, dictionaries, norms)
     if pursued:
         write_results_csv(directory / "pursuit.csv", pursued)
     training = curves.training_figure(curves.read_log(metrics_log), rows) if metrics_log else None

@@ -6,6 +6,7 @@ from typing import Any
 from gsae.reports.curves import Curves
 from gsae.reports.rows import Row, has, plain_rows
 from gsae.reports.section import Section
+from gsae.reports.section_codes import codes
 from gsae.reports.section_dictionary import vectors
 from gsae.reports.section_features import costs, dead_features, pursuit
 from gsae.reports.section_frontiers import of_sites, rescaled, shrinkage, variants
@@ -18,6 +19,7 @@ def sections(
     pursued: Sequence[Row] = (),
     curves: Curves | None = None,
     dictionaries: Mapping[str, Mapping[str, Any]] | None = None,
+    norms: Mapping[str, Any] | None = None,
 ) -> list[Section]:
     """The findings that these rows show, in the order of the paper.
 
@@ -27,6 +29,7 @@ def sections(
         pursued: rows of the same columns with `target_l0`: codes found by pursuit instead of the encoder.
         curves: training curves by point (`curves.read_log`).
         dictionaries: by point, what its vectors are to each other.
+        norms: by point, norms of activations and their codes, [N, 2].
     """
     usable = [row for row in rows if str(row.get("status") or "ok") == "ok" and has(row, "l0", "loss_recovered")]
     found = [
@@ -38,6 +41,7 @@ def sections(
         vectors(usable, dictionaries or {}),
         pursuit(plain_rows(usable), pursued),
         dead_features(usable, curves or {}),
+        codes(rows, norms or {}),
         costs(usable),
     ]
     return [section for section in found if section]

@@ -5,7 +5,7 @@ import pytest
 
 from gsae.autoencoders.registry import ARCHITECTURES, architecture
 from gsae.evaluation import metrics
-from gsae.evaluation.metrics import Sums, mean_of, reconstruct
+from gsae.evaluation.metrics import Sums, error_bound, mean_of, reconstruct
 
 WIDTH, FEATURES = 6, 20
 
@@ -74,6 +74,21 @@ def test_every_metric_equals_its_definition_in_float64(name):
     with np.errstate(invalid="ignore"):
         strength_F = np.abs(np.asarray(f, np.float64)).sum(0) / fires.sum(0)  # nan where nothing fired
     np.testing.assert_allclose(sums.strength_F, strength_F, rtol=2e-6)
+
+
+def test_the_error_bound_compares_the_norms_of_inputs_and_codes():
+    autoencoder, some = random_autoencoder("abstopk"), list(random_batches())
+    sums = Sums(np.zeros(WIDTH))
+    for x, keep in some:
+        sums.add(reconstruct(autoencoder, jnp.asarray(x), jnp.asarray(keep), np.zeros(WIDTH), norms=True)[1])
+    x = np.concatenate([x[keep] for x, keep in some]).astype(np.float64)
+    f = np.asarray(autoencoder.encode(x), np.float64) * np.linalg.norm(autoencoder.W_dec, axis=1)
+    atoms = np.concatenate([f, np.full((len(x), 1), np.linalg.norm(autoencoder.b_dec))], axis=1)
+    z2, f2 = (x**2).sum(1), (atoms**2).sum(1)
+    np.testing.assert_allclose(sums.norms_N2, np.sqrt(np.stack([z2, f2], axis=1)), rtol=1e-5)
+    assert sums.metrics()["error_bound"] == pytest.approx(np.median(abs(z2 - f2) / (FEATURES * f2)), rel=1e-5)
+    exact = np.random.default_rng(0).normal(size=(50, 1)) * np.ones((1, 2))  # orthonormal atoms
+    assert error_bound(exact, FEATURES) == 0 and np.isnan(error_bound(np.zeros((0, 2)), FEATURES))
 
 
 def signed(scale=1.0):

@@ -84,6 +84,15 @@ def test_dead_features_and_costs():
     assert by_name(rows)["costs"].tables[0][2] == [["mlp_out.1", "new", "64", "0.11", "7.00"]]
 
 
+def test_codes_beside_the_norms_of_inputs():
+    rows = [{**r, "error_bound": e} for r, e in zip(frontier("new", 1.0), (0.1, 0.2, 0.4), strict=True)]
+    norms = {r["point"]: np.array([[1.0, 1.1], [2.0, 2.2]]) for r in rows}
+    found = by_name(rows, norms=norms)["codes"]
+    assert found.tables[0][2] == [["new", "3", "0.100", "0.200", "1.10"]]
+    assert found.figure is not None
+    assert "codes" not in by_name(rows) and "codes" not in by_name(frontier("new", 1.0), norms=norms)
+
+
 def test_the_page_has_them(tmp_path):
     rows = frontier("base", 2.0) + frontier("new", 1.0) + frontier("new", 1.5, variant="<untied>")
     shown = write_report(
