@@ -22,13 +22,13 @@ from gsae.autoencoders.auxiliary import what_is_left
 from gsae.autoencoders.base import parameter
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.selection import largest_of_each, nearest_to_norm
-from gsae.autoencoders.statistics import mean_squared_norm, reconstruction_statistics
-from gsae.autoencoders.topk import TopKOptions
+from gsae.autoencoders.statistics import geometric_median, mean_squared_norm, reconstruction_statistics
+from gsae.autoencoders.topk import MEDIAN_ROWS, TopKOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TopAFAOptions(TopKOptions):
-    """Those of `TopK`, of its auxiliary loss, which the authors' code has too."""
+    """Those of `TopK`: of its auxiliary loss, which the authors' code has too, and of where b_dec begins."""
 
 
 @flax.struct.dataclass
@@ -47,6 +47,14 @@ class TopAFA(base.Autoencoder):
         """Unit decoder vectors, b_dec zero; float32."""
         W_enc_DF, W_dec_FD = base.initial_weights(key, activation_width, features, options)
         return cls(W_enc=W_enc_DF, W_dec=W_dec_FD, b_dec=jnp.zeros(activation_width, jnp.float32), options=options)
+
+    def calibration_rows(self) -> int:
+        """As many as `TopK` wants, for the geometric median."""
+        return MEDIAN_ROWS if self.options.geometric_median else 0
+
+    def calibrate(self, x_ND: jax.Array) -> Self:
+        """b_dec at the rows' geometric median."""
+        return self.replace(b_dec=geometric_median(x_ND).astype(self.b_dec.dtype))
 
     def unit_norm_fields(self) -> tuple[str, ...]:
         """W_dec: the norm of f is that of its parts."""

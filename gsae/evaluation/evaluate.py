@@ -5,9 +5,9 @@ activation in every pass, zero ablation included, and count in no metric of the 
 padding are scored. Cross-entropies are means first; loss recovered is a ratio of their differences.
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -33,7 +33,7 @@ ZERO_CONVENTIONS = ("masked", "all_positions")
 SMALL_DENOMINATOR = 0.1  # nats; below it loss recovered divides by next to nothing
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Evaluation:
     """What came of a member: numbers by name (`evaluate` lists them), and of each feature, [F], two more.
 
