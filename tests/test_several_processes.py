@@ -118,7 +118,8 @@ def test_four_processes_harvest_evaluate_and_report_what_one_trained(texts, alon
     Run(texts, workdir, 4, 1, **MESH, evaluation__every=6).to_the_end()
     assert files_below(workdir / "activations") == files_below(alone.workdir / "activations")
     assert_same_weights(weights(workdir), weights(alone.workdir))
-    ours, others = (list(csv.DictReader(open(path / "results.csv"))) for path in (workdir, alone.workdir))
+    texts_of = ((path / "results.csv").read_text().splitlines() for path in (workdir, alone.workdir))
+    ours, others = (list(csv.DictReader(lines)) for lines in texts_of)
     assert len(ours) == len(others) == 4
     for row, other in zip(ours, others, strict=True):
         assert row["site"] == other["site"] and row["architecture"] == other["architecture"]

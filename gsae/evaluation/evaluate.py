@@ -48,7 +48,7 @@ class Evaluation:
     metrics: dict[str, float]
     density: np.ndarray
     strength: np.ndarray
-    norms: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    norms: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.float32))
 
 
 def evaluate(

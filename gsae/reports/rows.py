@@ -16,9 +16,9 @@ COLUMNS = (
 )  # fmt: skip
 # what follows them, where some row has it
 FURTHER = (
-    "ce_difference", "ce_denominator", "cosine", "norm_ratio", "input_norm", "error_bound", "l1", "mean_share", "tokens",
-    "targets", "documents", "flops_a_step", "products_a_step", "resamplings", "target_l0", "variant", "starts_from",
-    "point",
+    "ce_difference", "ce_denominator", "cosine", "norm_ratio", "input_norm", "error_bound", "l1", "mean_share",
+    "tokens", "targets", "documents", "flops_a_step", "products_a_step", "resamplings", "target_l0", "variant",
+    "starts_from", "point",
 )  # fmt: skip
 TEXTS = frozenset({"architecture", "variant", "starts_from", "site", "status", "point"})
 COUNTS = frozenset(
