@@ -4,14 +4,18 @@
 
 The front door's text, site, rows and schedule; gated and standard as tuned there. The others stand at the front door's
 learning rate and at coefficients that were not tuned: a starting point, not a comparison to be quoted. Where k features
-are selected, k stands in the place of the sparsity coefficient.
+are selected, k stands in the place of the sparsity coefficient; so does the target of jumprelu_target. The options are
+explained in docs/architectures/.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments import pareto_sweep
 
-SELECTED = (2, 4, 10, 40)  # k, features a token
+SELECTED = (2, 4, 10, 40)  # k or the target L0, features a token
 
 
 def get_config() -> ConfigDict:
@@ -21,12 +25,38 @@ def get_config() -> ConfigDict:
     auxiliary = {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}
     zipf = {"zipf_exponent": 1.0, "zipf_shift": 10.0}
     # name: coefficients, its own options
-    others = {
-        "jumprelu": ((0.002, 0.01, 0.03, 0.1), {"log_threshold": True, "initial_threshold": 0.01, "bandwidth": 0.1}),
+    jumprelu = {"log_threshold": True, "initial_threshold": 0.01, "bandwidth": 0.1}
+    select = {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "multi_coefficient": 0.0, "geometric_median": True}
+    others: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
+        "jumprelu": ((0.002, 0.01, 0.03, 0.1), jumprelu),
+        "jumprelu_target": (SELECTED, jumprelu | {"penalty": 1.0, "penalty_warmup": 0.1}),
+        "jumprelu_tanh": (
+            (2, 5, 10, 20),  # lambda_S; the update's is from 10 to 20
+            {
+                "log_threshold": True,
+                "initial_threshold": 0.1,
+                "bandwidth": 2.0,
+                "tanh_scale": 4.0,
+                "preactivation_coefficient": 3e-6,
+                "initial_l0": 10_000.0,
+            },
+        ),
+        "p_anneal": (
+            (0.035, 0.14, 0.3, 0.6),  # as the standard one
+            {
+                "ri_l1": False,
+                "anneal_start": 0.5,
+                "p_end": 0.0,
+                "anneal_updates": 10,
+                "anneal_queue": 10,
+                "anneal_epsilon": 1e-4,
+            },
+        ),
+        "topk": (SELECTED, select),
+        "batchtopk": (SELECTED, select),
+        "matryoshka": (SELECTED, select | {"groups": (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32), "blocks": 8}),
+        "abstopk": (SELECTED, select),
         "normalized": ((0.001, 0.004, 0.015, 0.06), {"noise": 0.3, "norm_power": 2, "decoder_bias": False}),
-        "topk": (SELECTED, auxiliary),
-        "batchtopk": (SELECTED, auxiliary),
-        "abstopk": (SELECTED, auxiliary),
         "mutual_choice": (SELECTED, auxiliary | zipf),
         "feature_choice": (SELECTED, auxiliary | zipf | {"mutual_choice_share": 0.5}),
         "gba": (

@@ -100,6 +100,7 @@ def check_mesh(config: Config, mesh: jax.sharding.Mesh, sweep: list[Point]) -> N
                 config.sae.width,
                 f"{point.name} has {point.width} features, which config.mesh.feature = {parts} does not divide",
             )
+        point.options.check_split(point.width, parts)
 
 
 def in_steps(config: Config, name: str) -> int:

@@ -25,6 +25,6 @@ class AbsTopK(TopK):
 
     options: AbsTopKOptions = flax.struct.field(pytree_node=False, default=AbsTopKOptions())
 
-    def selected(self, z: jax.Array, k: jax.Array) -> jax.Array:
+    def selected_alone(self, z: jax.Array, k: jax.Array) -> jax.Array:
         """f of pre-activations: [..., F] -> [..., F]; k is a whole number, of both signs together."""
         return jnp.where(largest_of_each(jnp.abs(z), k), z, 0)

@@ -61,6 +61,13 @@ class CommonOptions:
         target_BD = target_BD.astype(jnp.promote_types(target_BD.dtype, jnp.float32))
         return 1.0 / (target_BD.shape[-1] * jnp.mean(jnp.sqrt(jnp.sum(jnp.square(target_BD), axis=-1))))
 
+    def check_split(self, features: int, parts: int) -> None:
+        """Refuses a number of features, or of devices that they are split over, that the options cannot have.
+
+        Raises:
+            SettingError: naming the setting.
+        """
+
     def variant(self) -> str:
         """What sets the architecture apart from its plain form, in words, "" for nothing.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gsae.autoencoders.base import parameter
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.selection import largest_of_all
-from gsae.autoencoders.topk import TopK, TopKOptions
+from gsae.autoencoders.topk import SelectingOptions, TopK
 
 MEMORY = 0.99  # share of the threshold that an update leaves; ours (the authors average over batches after training)
 
@@ -26,7 +26,7 @@ class BatchTopK(TopK):
     threshold: jax.Array = parameter(feature_axis=None, trained=False, optional=True, scalar=True)
 
     @classmethod
-    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: TopKOptions) -> Self:
+    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: SelectingOptions) -> Self:
         """As `TopK`; the threshold is that of the first batch, once there was one."""
         return super().initialise(key, activation_width, features, options).replace(threshold=jnp.float32(0))
 

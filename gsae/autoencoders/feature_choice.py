@@ -17,7 +17,7 @@ from gsae.autoencoders.base import parameter
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.mutual_choice import MutualChoice, MutualChoiceOptions
 from gsae.autoencoders.selection import largest_of_each_feature
-from gsae.autoencoders.topk import TopKOptions
+from gsae.autoencoders.topk import SelectingOptions
 from gsae.errors import SettingError
 
 
@@ -49,7 +49,7 @@ class FeatureChoice(MutualChoice):
     options: FeatureChoiceOptions = flax.struct.field(pytree_node=False, default=FeatureChoiceOptions())
 
     @classmethod
-    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: TopKOptions) -> Self:
+    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: SelectingOptions) -> Self:
         """As `MutualChoice`, with a threshold for each feature."""
         fresh = super().initialise(key, activation_width, features, options)
         return fresh.replace(threshold=jnp.zeros(features, jnp.float32))

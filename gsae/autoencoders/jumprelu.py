@@ -73,6 +73,11 @@ class JumpReLU(base.Autoencoder):
         assert self.log_threshold is not None
         return jnp.exp(self.log_threshold)
 
+    @property
+    def bandwidth(self) -> float:
+        """Epsilon, in the units of the inputs."""
+        return self.options.bandwidth
+
     def unit_norm_fields(self) -> tuple[str, ...]:
         """W_dec: without the constraint z could shrink below any bandwidth."""
         return ("W_dec",)
@@ -106,7 +111,11 @@ class JumpReLU(base.Autoencoder):
 
     def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:
         """Feature activations: [..., D] -> [..., F]."""
-        return jump(self.preactivations(x, context), self.theta, self.options.bandwidth)
+        return jump(self.preactivations(x, context), self.theta, self.bandwidth)
+
+    def penalty(self, l0: jax.Array, context: Context) -> jax.Array:
+        """The sparsity term of the loss, given the batch's mean L0: lambda L0."""
+        return context.sparsity_coefficient * l0
 
     def loss(self, batch: Mapping[str, jax.Array], context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
         """||x - x_hat||^2 + lambda ||f||_0, summed over an example, averaged over the batch; with its statistics.
@@ -118,12 +127,12 @@ class JumpReLU(base.Autoencoder):
         target_BD = batch.get("target", x_BD)
 
         z_BF, theta_F = self.preactivations(x_BD, context), self.theta
-        f_BF = jump(z_BF, theta_F, self.options.bandwidth)
+        f_BF = jump(z_BF, theta_F, self.bandwidth)
         x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
 
         reconstruction = self.options.error_scale(target_BD) * mean_squared_norm(target_BD - x_hat_BD)
-        l0 = jnp.sum(step(z_BF, theta_F, self.options.bandwidth)) / z_BF.shape[0]
-        sparsity = context.sparsity_coefficient * l0
+        l0 = jnp.sum(step(z_BF, theta_F, self.bandwidth)) / z_BF.shape[0]
+        sparsity = self.penalty(l0, context)
 
         stats = reconstruction_statistics(target_BD, x_hat_BD, self.fired(f_BF))
         stats |= {"reconstruction": reconstruction, "sparsity": sparsity, "auxiliary": jnp.zeros_like(reconstruction)}

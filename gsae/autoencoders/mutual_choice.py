@@ -18,12 +18,12 @@ from gsae.autoencoders import zipf
 from gsae.autoencoders.base import parameter
 from gsae.autoencoders.batchtopk import MEMORY, BatchTopK
 from gsae.autoencoders.context import Context
-from gsae.autoencoders.topk import TopKOptions
+from gsae.autoencoders.topk import SelectingOptions
 from gsae.errors import SettingError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MutualChoiceOptions(TopKOptions):
+class MutualChoiceOptions(SelectingOptions):
     """Settings of autoencoders whose features follow Zipf's law; the values are ours.
 
     Attributes:
@@ -54,7 +54,7 @@ class MutualChoice(BatchTopK):
     options: MutualChoiceOptions = flax.struct.field(pytree_node=False, default=MutualChoiceOptions())
 
     @classmethod
-    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: TopKOptions) -> Self:
+    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: SelectingOptions) -> Self:
         """As `BatchTopK`; no feature has fired."""
         fresh = super().initialise(key, activation_width, features, options)
         return fresh.replace(density=jnp.zeros(features, jnp.float32), updates=jnp.float32(0))

@@ -11,8 +11,12 @@ from gsae.autoencoders.feature_choice import FeatureChoice
 from gsae.autoencoders.gated import Gated
 from gsae.autoencoders.gba import GBA
 from gsae.autoencoders.jumprelu import JumpReLU
+from gsae.autoencoders.jumprelu_tanh import JumpReLUTanh
+from gsae.autoencoders.jumprelu_target import JumpReLUTarget
+from gsae.autoencoders.matryoshka import Matryoshka
 from gsae.autoencoders.mutual_choice import MutualChoice
 from gsae.autoencoders.normalized import Normalized
+from gsae.autoencoders.p_anneal import PAnneal
 from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
 from gsae.autoencoders.top_afa import TopAFA
@@ -27,8 +31,12 @@ ARCHITECTURES: Mapping[str, type[Autoencoder]] = {
     "gated": Gated,
     "gba": GBA,
     "jumprelu": JumpReLU,
+    "jumprelu_tanh": JumpReLUTanh,
+    "jumprelu_target": JumpReLUTarget,
+    "matryoshka": Matryoshka,
     "mutual_choice": MutualChoice,
     "normalized": Normalized,
+    "p_anneal": PAnneal,
     "rescaled_standard": RescaledStandard,
     "standard": Standard,
     "top_afa": TopAFA,

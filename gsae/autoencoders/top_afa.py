@@ -23,11 +23,11 @@ from gsae.autoencoders.base import parameter
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.selection import largest_of_each, nearest_to_norm
 from gsae.autoencoders.statistics import geometric_median, mean_squared_norm, reconstruction_statistics
-from gsae.autoencoders.topk import MEDIAN_ROWS, TopKOptions
+from gsae.autoencoders.topk import MEDIAN_ROWS, SelectingOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TopAFAOptions(TopKOptions):
+class TopAFAOptions(SelectingOptions):
     """Those of `TopK`: of its auxiliary loss, which the authors' code has too, and of where b_dec begins."""
 
 

@@ -5,6 +5,7 @@ one program. It does not warm up.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
@@ -21,12 +22,13 @@ from gsae.autoencoders.statistics import geometric_median, mean_squared_norm, re
 from gsae.errors import SettingError
 
 USUAL_K = 32  # before training has said otherwise; at most half of the features
+MULTIPLE = 4  # Gao et al.: multi-TopK adds the loss of so many times k features
 MEDIAN_ROWS = 32_768  # Gao et al.: from so many rows b_dec begins at their geometric median
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TopKOptions(base.CommonOptions):
-    """Settings of autoencoders that select k features.
+class SelectingOptions(base.CommonOptions):
+    """Settings of autoencoders that select features.
 
     Attributes:
         auxiliary_k: how many dead features reconstruct what is left of each token; 0: half the activation's width.
@@ -42,15 +44,34 @@ class TopKOptions(base.CommonOptions):
         super().__post_init__()
         if isinstance(self.auxiliary_k, bool) or not isinstance(self.auxiliary_k, int) or self.auxiliary_k < 0:
             raise SettingError("config.sae.auxiliary_k", self.auxiliary_k, "must be a whole number from 0")
-        if not self.auxiliary_coefficient >= 0:
-            raise SettingError("config.sae.auxiliary_coefficient", self.auxiliary_coefficient, "must be at least 0")
+        _check_weight("auxiliary_coefficient", self.auxiliary_coefficient)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TopKOptions(SelectingOptions):
+    """Settings of autoencoders that select k features.
+
+    Attributes:
+        multi_coefficient: multi-TopK: weight of the reconstruction by 4 k features, which is added to that by k; 0 for
+            none, 1/8 in the paper, which found it to keep the autoencoder usable with more than k.
+    """
+
+    multi_coefficient: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_weight("multi_coefficient", self.multi_coefficient)
+
+    def variant(self) -> str:
+        """What sets it apart from the plain form, in words."""
+        return "multi-TopK" if self.multi_coefficient else ""
 
 
 @flax.struct.dataclass
 class TopK(base.Autoencoder):
     """z = (x - b_dec) W_enc + b_enc, f = ReLU(z) where z is among the token's k largest, x_hat = f W_dec + b_dec."""
 
-    Options = TopKOptions
+    Options: ClassVar[type[base.CommonOptions]] = TopKOptions
     warms_up: ClassVar[bool] = False
 
     W_enc: jax.Array = parameter(feature_axis=1)  # [D, F]
@@ -58,10 +79,10 @@ class TopK(base.Autoencoder):
     b_enc: jax.Array = parameter(feature_axis=0)  # [F]
     b_dec: jax.Array = parameter(feature_axis=None)  # [D]
     k: jax.Array = parameter(feature_axis=None, trained=False, scalar=True)  # []: that of the newest update
-    options: TopKOptions = flax.struct.field(pytree_node=False, default=TopKOptions())
+    options: SelectingOptions = flax.struct.field(pytree_node=False, default=TopKOptions())
 
     @classmethod
-    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: TopKOptions) -> Self:
+    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: SelectingOptions) -> Self:
         """Unit decoder vectors, biases zero; float32."""
         W_enc_DF, W_dec_FD = base.initial_weights(key, activation_width, features, options)
         zeros_F, zeros_D = jnp.zeros(features, jnp.float32), jnp.zeros(activation_width, jnp.float32)
@@ -87,6 +108,10 @@ class TopK(base.Autoencoder):
 
     def selected(self, z: jax.Array, k: jax.Array) -> jax.Array:
         """f of pre-activations: [..., F] -> [..., F]; k is a whole number."""
+        return self.selected_alone(z, k)
+
+    def selected_alone(self, z: jax.Array, k: jax.Array) -> jax.Array:
+        """The same, each token for itself."""
         positive = jax.nn.relu(z)
         return jnp.where(largest_of_each(positive, k), positive, 0)
 
@@ -101,22 +126,32 @@ class TopK(base.Autoencoder):
     def loss(self, batch: Mapping[str, jax.Array], context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
         """||x - x_hat||^2 and, where features are dead, what they make of the rest; with its statistics.
 
-        Five products of B D F multiplications with its gradient; where features are dead, three more.
+        Five products of B D F multiplications with its gradient; where features are dead, three more, and as many for
+        multi-TopK.
         """
         x_BD = batch["x"]
         target_BD = batch.get("target", x_BD)
 
         z_BF = self.preactivations(x_BD, context)
         f_BF = self.select(z_BF, context)
-        x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
+        error, x_hat_BD = self.reconstruction(f_BF, target_BD, context)
 
         scale = self.options.error_scale(target_BD)
-        reconstruction = scale * mean_squared_norm(target_BD - x_hat_BD)
+        reconstruction = scale * error
         auxiliary = scale * self.auxiliary_loss(z_BF, target_BD, x_hat_BD, context)
+        multi_coefficient = getattr(self.options, "multi_coefficient", 0.0)
+        if multi_coefficient:
+            more_BF = self.selected(z_BF, MULTIPLE * whole(context.sparsity_coefficient))
+            auxiliary += scale * multi_coefficient * self.reconstruction(more_BF, target_BD, context)[0]
 
         stats = reconstruction_statistics(target_BD, x_hat_BD, self.fired(f_BF)) | self.observed(f_BF)
         stats |= {"reconstruction": reconstruction, "sparsity": jnp.zeros_like(reconstruction), "auxiliary": auxiliary}
         return reconstruction + auxiliary, stats | {"k": context.sparsity_coefficient}
+
+    def reconstruction(self, f_BF: jax.Array, target_BD: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
+        """||x - x_hat||^2, averaged over the batch, and x_hat."""
+        x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
+        return mean_squared_norm(target_BD - x_hat_BD), x_hat_BD
 
     def observed(self, f_BF: jax.Array) -> dict[str, jax.Array]:
         """What `after_update` needs to know of a batch beside k: here, nothing."""
@@ -131,10 +166,10 @@ class TopK(base.Autoencoder):
         return context.dead_F
 
     def auxiliary_loss(self, z_BF: jax.Array, target_BD: jax.Array, x_hat_BD: jax.Array, context: Context) -> jax.Array:
-        """`auxiliary.what_is_left`, of the `auxiliary_k` neglected features whose pre-activations are the largest."""
+        """`auxiliary.what_is_left`, by each token's `auxiliary_k` largest neglected features."""
         count = jnp.int32(self.options.auxiliary_k or target_BD.shape[-1] // 2)
         return what_is_left(
-            lambda z_BF: self.selected(z_BF, count),
+            lambda z_BF: self.selected_alone(z_BF, count),
             z_BF,
             self.W_dec,
             target_BD - x_hat_BD,
@@ -148,3 +183,8 @@ class TopK(base.Autoencoder):
 def whole(k: jax.Array) -> jax.Array:
     """k as an integer."""
     return jnp.round(k).astype(jnp.int32)
+
+
+def _check_weight(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < math.inf:
+        raise SettingError(f"config.sae.{name}", value, "must be a number from 0")

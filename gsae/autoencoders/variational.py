@@ -22,14 +22,14 @@ from gsae.autoencoders.base import parameter
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.selection import largest_of_each
 from gsae.autoencoders.statistics import mean_squared_norm, reconstruction_statistics
-from gsae.autoencoders.topk import TopK, TopKOptions, whole
+from gsae.autoencoders.topk import SelectingOptions, TopK, whole
 from gsae.errors import SettingError
 
 LOG_VARIANCES = (-6.0, 2.0)  # between which log sigma^2 is held, as in the authors' code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VariationalOptions(TopKOptions):
+class VariationalOptions(SelectingOptions):
     """Settings of variational autoencoders.
 
     Attributes:
@@ -75,7 +75,7 @@ class Variational(TopK):
     options: VariationalOptions = flax.struct.field(pytree_node=False, default=VariationalOptions())
 
     @classmethod
-    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: TopKOptions) -> Self:
+    def initialise(cls, key: jax.Array, activation_width: int, features: int, options: SelectingOptions) -> Self:
         """As `TopK`; where the variance is learned, W_var is zero and b_var the variance to start from."""
         fresh = super().initialise(key, activation_width, features, options)
         if not fresh.options.learned_variance:
@@ -103,7 +103,7 @@ class Variational(TopK):
             return raw
         return raw.replace(W_var=self.W_var * scale, b_var=self.b_var - 2 * math.log(scale))
 
-    def selected(self, z: jax.Array, k: jax.Array) -> jax.Array:
+    def selected_alone(self, z: jax.Array, k: jax.Array) -> jax.Array:
         """f of codes: [..., F] -> [..., F]; k is a whole number, of both signs together."""
         return jnp.where(largest_of_each(jnp.abs(z), k), z, 0)
 

@@ -169,7 +169,10 @@ def test_the_norm_ratio_is_that_of_the_batch():
     np.testing.assert_allclose(metrics[0]["norm_ratio"][0], ratio, rtol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", sorted(name for name, kind in ARCHITECTURES.items() if not kind.bounded))
+FREE = {"jumprelu_tanh"} | {name for name, kind in ARCHITECTURES.items() if kind.bounded}  # vectors of any length
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - FREE))
 def test_decoder_vectors_have_unit_norm_after_every_step(architecture):
     state = None
     for t in range(4):
