@@ -3,6 +3,7 @@
 Axes: D activation width, F features.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsae.autoencoders.base import Autoencoder
-from gsae.autoencoders.gated import Gated, GatedOptions
+from gsae.autoencoders.base import Autoencoder, Options
+from gsae.autoencoders.batchtopk import BatchTopK
+from gsae.autoencoders.gated import Gated
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
+from gsae.autoencoders.matryoshka import Matryoshka
+from gsae.autoencoders.p_anneal import PAnneal
 from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
+from gsae.autoencoders.topk import TopK
 from gsae.errors import RunError, SettingError
 
 UNIT_NORM = 1e-3  # how far from one the norm of a decoder vector that is held at one may be, rounding included
@@ -47,16 +52,50 @@ def as_gated(autoencoder: Autoencoder) -> Gated:
     return build(Gated, options, arrays).with_metadata(autoencoder.metadata)
 
 
+def in_prefix_order(autoencoder: Matryoshka) -> Matryoshka:
+    """The same with its features in the order of its prefixes, stored as one block."""
+    order_F, features = autoencoder.prefix_order(), autoencoder.b_enc.shape[-1]
+    changes: dict[str, Any] = {
+        name: jnp.take(getattr(autoencoder, name), order_F, axis=axis)
+        for name, axis in autoencoder.feature_axes.items()
+        if axis is not None
+    }
+    groups = tuple(np.diff(autoencoder.prefixes, prepend=0) / features)
+    options = dataclasses.replace(autoencoder.options, groups=groups, blocks=1)
+    return autoencoder.replace(**changes, options=options).with_metadata(autoencoder.metadata)
+
+
+def as_others_know_it(autoencoder: Autoencoder) -> Autoencoder:
+    """As an autoencoder of the plain class that computes the same: how it was trained is no part of other formats.
+
+    P-anneal's is a standard one, JumpReLU's of any recipe a JumpReLU; a nested dictionary's features are put into the
+    order of its prefixes. Others are what they are.
+    """
+    made: Autoencoder = autoencoder
+    if isinstance(autoencoder, PAnneal):
+        arrays = {name: getattr(autoencoder, name) for name in Standard.feature_axes}
+        made = Standard(**arrays, options=Options(ri_l1=autoencoder.options.ri_l1))
+    elif isinstance(autoencoder, JumpReLU) and type(autoencoder) is not JumpReLU:
+        arrays = {name: getattr(autoencoder, name) for name in autoencoder.feature_axes}
+        made = JumpReLU(**arrays, options=JumpReLUOptions(log_threshold=autoencoder.options.log_threshold))
+    elif isinstance(autoencoder, Matryoshka):
+        made = in_prefix_order(autoencoder)
+    return made.with_metadata(autoencoder.metadata)
+
+
 def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
     """The JumpReLU autoencoder that computes the same features and reconstructions, to rounding.
 
     A gated one is on where pi_gate > 0, which is pi_mag > b_mag - exp(r_mag) b_gate, and its ReLU needs pi_mag > 0
     (Rajamanoharan et al. 2024, 2404.16014, appendix E); a standard one has the threshold 0. A latent within rounding of
-    its threshold may differ.
+    its threshold may differ. One that selects over a batch while it trains, and by one threshold afterwards, has that
+    threshold in every feature.
 
     Raises:
-        SettingError: for an untied gated one, whose gate and magnitudes see different directions.
+        SettingError: for an untied gated one, whose gate and magnitudes see different directions, and for one that
+            keeps the k largest, which no threshold does.
     """
+    autoencoder = as_others_know_it(autoencoder)
     if isinstance(autoencoder, JumpReLU):
         return autoencoder
     if isinstance(autoencoder, RescaledStandard):
@@ -70,6 +109,12 @@ def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
             raise SettingError("as", "jumprelu", reason)
         gain_F, bias_F = np.exp(arrays.get("r_mag", np.zeros_like(arrays["b_mag"]))), arrays["b_mag"]
         theta_F = np.maximum(0, bias_F - gain_F * arrays["b_gate"])
+    elif isinstance(autoencoder, BatchTopK):
+        gain_F, bias_F = np.ones_like(arrays["b_enc"]), arrays["b_enc"]
+        theta_F = np.full_like(bias_F, max(0.0, float(arrays["threshold"])))
+    elif isinstance(autoencoder, TopK):
+        reason = f"a {type(autoencoder).__name__} keeps each token's k largest features; no threshold does"
+        raise SettingError("as", "jumprelu", reason)
     else:
         raise SettingError("as", "jumprelu", f"no conversion of a {type(autoencoder).__name__} is known")
     W_enc_DF = arrays["W_enc"] * gain_F
@@ -87,8 +132,11 @@ def with_unit_norm_decoder(autoencoder: Autoencoder) -> Autoencoder:
     """The same reconstructions from decoder vectors of norm one: features are multiplied by the old norms.
 
     Raises:
-        SettingError: when a decoder vector is zero.
+        SettingError: when a decoder vector is zero, and where features are selected by what they are compared to.
     """
+    if isinstance(autoencoder, TopK):
+        reason = "would change which features are the largest, or reach the threshold"
+        raise SettingError("unit_norm_decoder", True, reason)
     arrays = arrays64(autoencoder)
     norms_F = np.linalg.norm(arrays["W_dec"], axis=1)
     if not np.all(norms_F > 0):
@@ -116,9 +164,12 @@ def build(cls: type[Any], options: Any, arrays: Mapping[str, np.ndarray], source
     if arrays["W_enc"].ndim != 2:
         raise RunError(f"{source}: the encoder has shape {arrays['W_enc'].shape}, not [D, F]")
     activation_width, features = arrays["W_enc"].shape
+    scalars = {field.name for field in dataclasses.fields(cls) if field.metadata.get("scalar")}
     for name, array in arrays.items():
-        expected = {0: (features,), 1: (activation_width, features), None: (activation_width,)}[cls.feature_axes[name]]
-        expected = (features, activation_width) if name == "W_dec" else expected
+        expected: tuple[int, ...] = {0: (features,), 1: (activation_width, features), None: (activation_width,)}[
+            cls.feature_axes[name]
+        ]
+        expected = (features, activation_width) if name == "W_dec" else () if name in scalars else expected
         if array.shape != expected:
             raise RunError(f"{source}: {name} has shape {array.shape}; with W_enc {(activation_width, features)} it "
                            f"must have {expected}")  # fmt: skip

@@ -13,17 +13,28 @@ from typing import Any
 import numpy as np
 
 from gsae import artifacts
+from gsae.autoencoders.abstopk import AbsTopK
 from gsae.autoencoders.base import Autoencoder, Options
+from gsae.autoencoders.batchtopk import BatchTopK
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
+from gsae.autoencoders.matryoshka import Matryoshka, MatryoshkaOptions
 from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
+from gsae.autoencoders.topk import TopK
 from gsae.errors import RunError, SettingError
 from gsae.interop.conversion import Arrays, arrays64, build, has_unit_norm_decoder, with_unit_norm_decoder
 
 CONFIG = "config.json"
 WEIGHTS = "ae.pt"
 FILES = (CONFIG, WEIGHTS)
+SELECTS = {
+    "W_enc": "encoder.weight",
+    "W_dec": "decoder.weight",
+    "b_enc": "encoder.bias",
+    "b_dec": "b_dec",
+    "k": "k",
+}
 CLASSES: dict[str, tuple[type[Any], dict[str, str]]] = {  # theirs: ours, and their names of our arrays
     "GatedAutoEncoder": (
         Gated,
@@ -48,12 +59,22 @@ CLASSES: dict[str, tuple[type[Any], dict[str, str]]] = {  # theirs: ours, and th
         JumpReLU,
         {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")},
     ),
+    "AutoEncoderTopK": (TopK, SELECTS),
+    "BatchTopKSAE": (BatchTopK, {**SELECTS, "threshold": "threshold"}),
+    "MatryoshkaBatchTopKSAE": (
+        Matryoshka,
+        {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "k", "threshold")},
+    ),
 }
+EXTRA = {"AutoEncoderTopK": "threshold", "MatryoshkaBatchTopKSAE": "group_sizes"}  # what is no array of ours
 NORMALISED = "AutoEncoder"  # the class whose loader folds the norms of decoder vectors into the features
 TRAINERS = {
     "GatedAutoEncoder": "GatedSAETrainer",
     "AutoEncoder": "StandardTrainer",
     "JumpReluAutoEncoder": "JumpReluTrainer",
+    "AutoEncoderTopK": "TopKTrainer",
+    "BatchTopKSAE": "BatchTopKTrainer",
+    "MatryoshkaBatchTopKSAE": "MatryoshkaBatchTopKTrainer",
 }
 
 
@@ -80,6 +101,10 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
     """
     torch = _torch(path / WEIGHTS)
     dict_class = next((name for name, (cls, _) in CLASSES.items() if type(autoencoder) is cls), None)
+    if isinstance(autoencoder, AbsTopK):
+        raise SettingError(
+            "format", "dictionary_learning", "has no class whose features have both signs, as an AbsTopK's"
+        )
     if dict_class is None:
         reason = f"a {type(autoencoder).__name__} is not written in it; what is: {', '.join(CLASSES)}"
         if isinstance(autoencoder, RescaledStandard):
@@ -99,6 +124,12 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
     for ours, theirs in CLASSES[dict_class][1].items():
         array = arrays[ours].T if theirs.endswith(".weight") else arrays[ours]
         tensors[theirs] = torch.from_numpy(np.array(array, np.float32, order="C"))
+    if isinstance(autoencoder, TopK):
+        tensors["k"] = torch.tensor(round(float(arrays["k"])), dtype=torch.int)
+    if isinstance(autoencoder, Matryoshka):
+        tensors["group_sizes"] = torch.tensor(np.diff(autoencoder.prefixes, prepend=0))
+    elif type(autoencoder) is TopK:
+        tensors["threshold"] = torch.tensor(-1.0)  # theirs, of another way to encode: never set
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     artifacts.write_file(path / WEIGHTS, buffer.getvalue())
@@ -125,6 +156,8 @@ def _config(autoencoder: Autoencoder, dict_class: str) -> dict[str, Any]:
         "device": "cpu",
         "wandb_name": about.get("point") or TRAINERS[dict_class],
     }
+    if isinstance(autoencoder, TopK):
+        trainer["k"] = round(float(autoencoder.k))
     buffer = {
         "d_submodule": activation_width,
         "io": "out",
@@ -159,15 +192,21 @@ def read(path: Path) -> Autoencoder:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(f"{path / WEIGHTS}: is no state dict of torch tensors ({reason})") from error
     cls, names = CLASSES[dict_class]
-    if found.keys() != set(names.values()):
-        raise RunError(
-            f"{path / WEIGHTS}: holds {', '.join(sorted(found))}; {dict_class} has {', '.join(names.values())}"
-        )
+    wanted = [*names.values(), *([EXTRA[dict_class]] if dict_class in EXTRA else [])]
+    if found.keys() != set(wanted):
+        raise RunError(f"{path / WEIGHTS}: holds {', '.join(sorted(found))}; {dict_class} has {', '.join(wanted)}")
     arrays: Arrays = {ours: found[name].T if name.endswith(".weight") else found[name] for ours, name in names.items()}
     options: Any
     if cls is JumpReLU:
         arrays["threshold"] = np.maximum(arrays["threshold"], 0)  # their ReLU comes with the jump
         options = JumpReLUOptions(log_threshold=False)
+    elif cls is Matryoshka:
+        sizes = found["group_sizes"]
+        if sizes.ndim != 1 or np.any(sizes < 1) or sizes.sum() != len(arrays["b_enc"]):
+            raise RunError(f"{path / WEIGHTS}: group_sizes {sizes.tolist()} do not add up to {len(arrays['b_enc'])}")
+        options = MatryoshkaOptions(groups=tuple(sizes / sizes.sum()), blocks=1)  # as they lie: no mesh splits them
+    elif issubclass(cls, TopK):
+        options = cls.Options()
     else:
         free = not has_unit_norm_decoder(arrays["W_dec"])
         options = GatedOptions(ri_l1=free) if cls is Gated else Options(ri_l1=free)

@@ -9,7 +9,7 @@ from gsae.autoencoders import saving
 from gsae.autoencoders.base import Autoencoder
 from gsae.errors import RunError, SettingError
 from gsae.interop import dictionary_learning, gemma_scope, saelens
-from gsae.interop.conversion import as_gated, as_jumprelu, with_unit_norm_decoder
+from gsae.interop.conversion import as_gated, as_jumprelu, as_others_know_it, with_unit_norm_decoder
 
 
 class Format(NamedTuple):
@@ -88,4 +88,4 @@ def export(
         saving.save(autoencoder, path, autoencoder.metadata)
         return
     with artifacts.replacing(path) as directory:
-        FORMATS[format].write(autoencoder, directory)
+        FORMATS[format].write(as_others_know_it(autoencoder), directory)

@@ -13,24 +13,32 @@ import numpy as np
 import safetensors.numpy
 
 from gsae import artifacts
+from gsae.autoencoders.abstopk import AbsTopK
 from gsae.autoencoders.base import Autoencoder, Options
+from gsae.autoencoders.batchtopk import BatchTopK
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
 from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
+from gsae.autoencoders.topk import TopK
 from gsae.errors import RunError, SettingError
-from gsae.interop.conversion import Arrays, arrays64, build, has_unit_norm_decoder
+from gsae.interop.conversion import Arrays, arrays64, as_jumprelu, build, has_unit_norm_decoder
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 SCALER = "activation_scaler.json"  # of a training checkpoint
 FILES = (CONFIG, WEIGHTS, SCALER)
 VERSION = "6.54.12"  # of the format that is written; readers convert what says it is older than 6
-ARRAYS = {  # their architectures that are also ours, and the arrays of each
+ARRAYS: dict[
+    str, tuple[type[Any], tuple[str, ...]]
+] = {  # their architectures that are also ours, and the arrays of each
     "gated": (Gated, ("W_enc", "W_dec", "b_gate", "b_mag", "r_mag", "b_dec")),
     "standard": (Standard, ("W_enc", "W_dec", "b_enc", "b_dec")),
     "jumprelu": (JumpReLU, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")),
+    "topk": (TopK, ("W_enc", "W_dec", "b_enc", "b_dec")),
+    "abstopk": (AbsTopK, ("W_enc", "W_dec", "b_enc", "b_dec")),
 }
+K = "k"  # of those that keep the k largest: no array there, but in the configuration
 HOOKS = {  # our sites, and what follows "blocks.<layer>." in TransformerLens' names
     "resid_pre": "hook_resid_pre",
     "resid_mid": "hook_resid_mid",
@@ -53,6 +61,8 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
     Raises:
         SettingError: for an untied gated autoencoder (SAELens has no W_mag) and other architectures than `ARRAYS` has.
     """
+    if isinstance(autoencoder, BatchTopK):  # so SAELens itself keeps its own, once they are trained
+        autoencoder = as_jumprelu(autoencoder)
     architecture = next((name for name, (cls, _) in ARRAYS.items() if type(autoencoder) is cls), None)
     if architecture is None:
         reason = f"a {type(autoencoder).__name__} is not written in it; what is: {', '.join(ARRAYS)}"
@@ -81,6 +91,8 @@ def write(autoencoder: Autoencoder, path: Path) -> None:
         "d_in": made["W_enc"].shape[0],
         "architecture": architecture,
     }
+    if K in arrays:
+        config |= {K: round(float(arrays[K])), "rescale_acts_by_decoder_norm": False}
     artifacts.write_file(path / CONFIG, json.dumps(config))
 
 
@@ -125,9 +137,15 @@ def read(path: Path) -> Autoencoder:
     arrays = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
     _fold_scale(path, config, arrays)
     _fold_centring(bool(config.get("apply_b_dec_to_input", True)), arrays, centred=cls is not JumpReLU)
+    options: Any
     if cls is JumpReLU:
         arrays["threshold"] = np.maximum(arrays["threshold"], 0)  # their ReLU comes with the jump
-        options: Any = JumpReLUOptions(log_threshold=False)
+        options = JumpReLUOptions(log_threshold=False)
+    elif issubclass(cls, TopK):
+        options = cls.Options()
+        arrays[K] = _features_kept(path, config)
+        if config.get("rescale_acts_by_decoder_norm"):
+            _fold_norms(path, arrays)
     else:
         free = not has_unit_norm_decoder(arrays["W_dec"])
         options = GatedOptions(ri_l1=free) if cls is Gated else Options(ri_l1=free)
@@ -145,6 +163,25 @@ def _refuse_unknown(path: Path, config: Mapping[str, Any], architecture: str) ->
     if normalisation not in ("none", None, False, "expected_average_only_in"):
         reason = "depends on each activation" if normalisation in ("layer_norm", "constant_norm_rescale") else "unknown"
         raise RunError(f"{file}: normalize_activations = {normalisation!r} cannot be folded into weights ({reason})")
+
+
+def _features_kept(path: Path, config: Mapping[str, Any]) -> np.ndarray:
+    k = config.get(K)
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise RunError(f"{path / CONFIG}: k = {k!r} must be a whole number from 1")
+    return np.asarray(float(k))
+
+
+def _fold_norms(path: Path, arrays: Arrays) -> None:
+    """What they do with features whose decoder vectors are taken for unit vectors: pre-activations times the norms."""
+    norms_F = np.linalg.norm(arrays["W_dec"], axis=1)
+    if not np.all(norms_F > 0):
+        raise RunError(
+            f"{path / WEIGHTS}: W_dec has vectors of zeros, and rescale_acts_by_decoder_norm divides by norms"
+        )
+    arrays["W_dec"] = arrays["W_dec"] / norms_F[:, None]
+    arrays["W_enc"] = arrays["W_enc"] * norms_F
+    arrays["b_enc"] = arrays["b_enc"] * norms_F
 
 
 def _fold_scale(path: Path, config: Mapping[str, Any], arrays: Arrays) -> None:

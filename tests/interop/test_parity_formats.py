@@ -77,8 +77,10 @@ def test_we_load_saelens_own(architecture, centred, tmp_path, sae_lens):
 
 
 def test_what_saelens_has_and_we_have_not_is_refused(tmp_path, sae_lens):
-    sae_lens.TopKSAE(sae_lens.TopKSAEConfig(d_in=D, d_sae=F, k=3)).save_model(tmp_path / "x")
-    with pytest.raises(gsae.errors.RunError, match="topk"):
+    from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE, MatchingPursuitSAEConfig
+
+    MatchingPursuitSAE(MatchingPursuitSAEConfig(d_in=D, d_sae=F)).save_model(tmp_path / "x")
+    with pytest.raises(gsae.errors.RunError, match="matching_pursuit"):
         gsae.load(tmp_path / "x")
 
 
@@ -137,7 +139,7 @@ def test_other_dictionaries_and_other_pickles_are_refused(tmp_path, dictionary_l
     theirs = dictionary_learning.dictionary.AutoEncoder(D, F)
     torch.save(theirs.state_dict(), tmp_path / "ae.pt")
     for dict_class, message in (
-        ("BatchTopKSAE", "'BatchTopKSAE'; what can be read"),
+        ("CrossCoder", "'CrossCoder'; what can be read"),
         ("GatedAutoEncoder", "holds bias"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": dict_class}}))
