@@ -14,7 +14,7 @@ import numpy as np
 
 from gsae.autoencoders.base import Autoencoder, Options
 from gsae.autoencoders.batchtopk import BatchTopK
-from gsae.autoencoders.gated import Gated
+from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
 from gsae.autoencoders.matryoshka import Matryoshka
 from gsae.autoencoders.p_anneal import PAnneal

@@ -13,7 +13,7 @@ from gsae.chips import Chip
 from gsae.errors import SettingError
 from gsae.roofline.estimate import Demand, Roofline, Sizes, demand, roofline
 from gsae.roofline.work import MemberWork
-from gsae.training.groups import Point, group_points
+from gsae.training.groups import Group, Point, group_points
 from gsae.training.step import StepSettings
 
 SHARE = 0.9  # of a device's memory: the rest is for fragments and for the runtime
@@ -102,8 +102,17 @@ def _legal(works: Sequence[MemberWork], devices: int, batch_size: int, fixed: Se
                 continue
             if sweep > most and fixed[0] <= 0:
                 continue  # devices without a member
-            if all(work.group.width % sizes.feature == 0 for work in works):
+            if all(_divides(work.group, sizes.feature) for work in works):
                 yield sizes
+
+
+def _divides(group: Group, parts: int) -> bool:
+    """Whether the features of a group can be split over so many devices."""
+    try:
+        group.options.check_split(group.width, parts)
+    except SettingError:
+        return False
+    return group.width % parts == 0
 
 
 def _divisors(number: int) -> list[int]:

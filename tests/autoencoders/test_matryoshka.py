@@ -1,16 +1,20 @@
 """Nested dictionaries: prefixes by an ordinary cumulative decode, on any mesh, at the cost of one decode."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gsae import chips, recipe
 from gsae.autoencoders.batchtopk import BatchTopK
 from gsae.autoencoders.matryoshka import Matryoshka, MatryoshkaOptions
 from gsae.errors import SettingError
 from gsae.mesh import make_mesh
+from gsae.roofline.choice import rank
+from gsae.roofline.work import MemberWork
 from gsae.training.cost import cost_of_update
 from gsae.training.groups import Group, Point
 from gsae.training.schedules import Schedules
@@ -56,6 +60,19 @@ def test_sizes_are_rounded_and_refused_where_they_do_not_fit():
     with pytest.raises(SettingError, match=r"config.mesh.feature = 3: must divide config.sae.blocks = 8"):
         MatryoshkaOptions().check_split(24, 3)
     assert MatryoshkaOptions(groups=[0.5, 0.5]) == MatryoshkaOptions(groups=(0.5, 0.5))  # a list, as JSON has it
+
+
+def test_a_mesh_that_does_not_divide_the_blocks_is_refused_by_a_run_and_never_chosen():
+    point = Point("matryoshka", "site", 48, 8, 1e-3, 0, Matryoshka.Options(blocks=2))
+    run = SimpleNamespace(training=SimpleNamespace(batch_size=16), sae=SimpleNamespace(width=48))
+    recipe.check_mesh(run, make_mesh(1, 4, 2), [point])
+    with pytest.raises(SettingError, match=r"config.mesh.feature = 4: must divide config.sae.blocks = 2"):
+        recipe.check_mesh(run, make_mesh(1, 2, 4), [point])
+    settings = StepSettings(batch_size=16, schedules=Schedules(total_steps=10))
+    work = MemberWork.of(Group((point,)), 10, settings)
+    options = {"batch_size": 16, "row_itemsize": 4, "compute_dtype": "float32", "memory": None}
+    ranked = rank([work], chips.named("v5e"), 8, **options)
+    assert {choice.sizes.feature for choice in ranked} == {1, 2}
 
 
 def group(name, **options):

@@ -1,15 +1,20 @@
 """What holds for every architecture, on the interface alone."""
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from gsae.autoencoders.base import CommonOptions
 from gsae.autoencoders.registry import ARCHITECTURES, architecture, architecture_name, make_options
 from gsae.errors import SettingError
 
 D, F = 12, 24
+DOCS = Path(__file__).parents[2] / "docs"
 TARGETS = [name for name, cls in ARCHITECTURES.items() if not cls.warms_up]  # 6 does as their coefficient, 0.3 not
 SIGNED = ("abstopk", "variational")
 MOVED = ("feature_choice", "gba", "mutual_choice", "p_anneal")  # keep more than the newest batch's numbers
@@ -192,6 +197,20 @@ def test_no_two_architectures_look_alike_to_jax():
     }
     for name, tree in trees.items():
         assert [other for other, theirs in trees.items() if theirs == tree] == [name]
+
+
+def test_every_architecture_has_a_page_that_names_its_settings():
+    index = (DOCS / "architectures.md").read_text()
+    common = {field.name for field in dataclasses.fields(CommonOptions)}
+    for name, kind in ARCHITECTURES.items():
+        page = (DOCS / "architectures" / f"{name}.md").read_text()
+        assert page.startswith(f"# {name}\n") and f"architectures/{name}.md" in index
+        if kind.Options.__module__ != kind.__module__:
+            continue  # another's, on whose page they are
+        inherited = [options for options in kind.Options.__mro__[1:] if dataclasses.is_dataclass(options)]
+        elsewhere = {field.name for options in inherited for field in dataclasses.fields(options)}
+        own = {field.name for field in dataclasses.fields(kind.Options)} - elsewhere - common
+        assert not [setting for setting in own if f"`{setting}`" not in page], name
 
 
 def test_options_from_plain_values():
