@@ -5,7 +5,18 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from random_autoencoders import ABOUT, CASES, RESCALED, UNTIED, D, F, inputs, random_autoencoder
+from random_autoencoders import (
+    ABOUT,
+    CASES,
+    RESCALED,
+    SELECTING,
+    UNTIED,
+    D,
+    F,
+    inputs,
+    random_autoencoder,
+    selecting,
+)
 
 import gsae
 from gsae.autoencoders.gated import Gated
@@ -165,7 +176,7 @@ def test_refused_to_read(tmp_path):
     export(random_autoencoder(*CASES["gated"]), tmp_path / "x", "saelens")
     for number, (config, message) in enumerate(
         [
-            ({"architecture": "topk", "k": 3}, "'topk'; what can be read is gated, standard, jumprelu"),
+            ({"architecture": "temporal"}, "'temporal'; what can be read is gated, standard, jumprelu"),
             ({"architecture": "standard"}, "holds W_dec, W_enc, b_dec, b_gate.*standard has W_enc"),
             ({"normalize_activations": "layer_norm"}, "layer_norm.*cannot be folded.*depends on each"),
             ({"normalize_activations": "whatever"}, "whatever.*unknown"),
@@ -222,3 +233,19 @@ def test_sites_of_saelens(tmp_path):
     theirs = {"sae_lens_version": "6.0.0", "hook_name": "blocks.7.hook_resid_pre", "model_name": "gpt2"}
     found = gsae.load(changed(tmp_path / "x", tmp_path / "y", metadata=theirs)).metadata
     assert (found["site"], found["layer"], found["language_model"]) == ("resid_pre", 7, "gpt2")
+
+
+@pytest.mark.parametrize("name", SELECTING)
+def test_selecting_ones_in_saelens_files(name, tmp_path):
+    """Without torch; what SAELens itself makes of them is looked at in test_parity_selecting.py."""
+    sae, x = selecting(name), inputs()
+    export(sae, tmp_path / "x", "saelens")
+    back = gsae.load(tmp_path / "x")
+    order = sae.prefix_order() if name == "matryoshka" else slice(None)
+    np.testing.assert_allclose(back.encode(x), sae.encode(x)[:, order], atol=1e-5)
+    np.testing.assert_allclose(back.decode(back.encode(x)), sae.decode(sae.encode(x)), atol=1e-5)
+    if name == "topk":
+        file = tmp_path / "x" / "cfg.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"k": 0}))
+        with pytest.raises(RunError, match="k = 0 must be a whole number from 1"):
+            gsae.load(tmp_path / "x")
