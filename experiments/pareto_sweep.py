@@ -110,7 +110,8 @@ def get_config() -> ConfigDict:
     config.sae.compute_dtype = "auto"  # of the large products: "float32" | "bfloat16"; "auto": float32 on CPU only
     config.sae.start_from = ""  # directory of a finished run whose weights rescaled_standard begins with; else ""
 
-    # The points: each entry is the product of its tuples. Add entries freely; points that can share a program do.
+    # The points: each entry is the product of its tuples. Add entries freely; points that can share a program do. To a
+    # finished sweep points can be added, and given more steps, in its own workdir: docs/sweeps.md.
     config.sweep = ConfigDict()
     config.sweep.gated = ConfigDict()
     config.sweep.gated.architecture = "gated"  # one of those in gsae/autoencoders/registry.py
@@ -119,6 +120,7 @@ def get_config() -> ConfigDict:
     config.sweep.gated.sparsity_coefficients = (0.04, 0.3, 0.55, 1.05)  # weight of the L1 penalty, sum-of-squares loss
     config.sweep.gated.learning_rates = (4e-3,)  # peak of the schedule, Adam
     config.sweep.gated.seeds = (0,)  # of the initialisation
+    config.sweep.gated.steps = 0  # updates of these points; 0: config.training.steps. More extend trained ones
     config.sweep.gated.options = ConfigDict()
     config.sweep.gated.options.tied = True  # the magnitude encoder is the gate's times exp(r_mag)
     config.sweep.gated.options.r_mag = True  # learn that rescaling
@@ -135,13 +137,14 @@ def get_config() -> ConfigDict:
     config.sweep.standard.sparsity_coefficients = (0.035, 0.14, 0.3, 0.6)
     config.sweep.standard.learning_rates = (8e-3,)
     config.sweep.standard.seeds = (0,)
+    config.sweep.standard.steps = 0
     config.sweep.standard.options = ConfigDict()
     config.sweep.standard.options.ri_l1 = False
     config.sweep.standard.options.reconstruction_scale = "sum"
     config.sweep.standard.options.decoder_transpose_init = True
 
     config.training = ConfigDict()
-    config.training.steps = 20_480  # updates of every point
+    config.training.steps = 20_480  # updates of every point; more than a workdir's points have extend them
     config.training.batch_size = 256  # rows a step
     config.training.beta2 = 0.999  # Adam's second moment; beta1 is 0, as in the paper
     config.training.epsilon = 1e-8  # Adam's

@@ -129,6 +129,7 @@ class SweepEntry:
         "must be a tuple of whole numbers from 0", lambda values: bool(values) and all(0 <= v < 2**31 for v in values)
     )
     options: Mapping[str, Any] = anything()
+    steps: int = not_negative(absent=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ class ResamplingSettings:
 class TrainingSettings:
     """The optimisation of every point."""
 
-    steps: int = positive()
+    steps: int = positive(operational=True)  # more of them extend what is trained, fewer are refused
     batch_size: int = positive()
     beta2: float = fraction()
     epsilon: float = positive()
@@ -201,7 +202,8 @@ class Config:
     text: TextSettings = group()
     activations: ActivationSettings = group()
     sae: SaeSettings = group()
-    sweep: Mapping[str, SweepEntry] = setting("must hold at least one entry", bool)
+    # Points are added and removed as one likes: each is known by its own settings.
+    sweep: Mapping[str, SweepEntry] = setting("must hold at least one entry", bool, operational=True)
     training: TrainingSettings = group()
     evaluation: EvaluationSettings = group()
     logging: LoggingSettings = group()

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from gsae import artifacts, recipe, schema
+from gsae import artifacts, recipe, rounds, schema
 from gsae.activations.row_import import HELD_OUT, TRAIN
 from gsae.activations.rows import Rows
 from gsae.autoencoders.registry import architecture
@@ -25,7 +25,7 @@ from gsae.places import Place, place, try_out
 from gsae.processes.terminal import LOG
 from gsae.processes.waiting import dissenter, wait_for_all
 from gsae.text.tokens import TokenStore
-from gsae.training import starting
+from gsae.training import extending, starting
 from gsae.training.calibration import with_decoder_bias
 from gsae.training.checkpoints import shelf
 from gsae.training.cost import cost_of_update
@@ -58,9 +58,11 @@ class Job:
         self._agree()
         self._check_places()
         recipe.check_mesh(self.config, self.mesh, self.points)
+        rounds.refuse_fewer_steps(self.points, self.weights_path)
         starting.check(self.points, self.config.sae.start_from)
-        recipe.step_settings(self.config)
-        recipe.resampling(self.config)
+        for steps in {point.steps for point in self.points}:
+            recipe.step_settings(recipe.with_steps(self.config, steps))
+            recipe.resampling(recipe.with_steps(self.config, steps))
         require_wandb(self.config.logging.wandb_project)
         if self.has_language_model and self.config.text.context_length > self.language_model.settings.context_length:
             raise SettingError(
@@ -251,6 +253,35 @@ class Job:
         """The points, grouped by program."""
         return group_points(self.points, self.mesh.shape["sweep"])
 
+    def tasks(self) -> tuple[list[rounds.Round], list[rounds.Task]]:
+        """The rounds of this workdir, and those that are to be trained now; they are recorded before that."""
+        begun = rounds.read(self.workdir)
+        record, tasks = rounds.plan(
+            begun,
+            self.points,
+            {point.name: self.training_identity(point) for point in self.points},
+            self.weights_path,
+            lambda r: bool(shelf(self.round_path(self.checkpoints_path, r)).steps()),
+        )
+        wait_for_all("rounds")  # all have read what one of them now writes
+        if self.is_first and [r.plain() for r in record] != [r.plain() for r in begun]:
+            rounds.write(self.workdir, record)
+        return record, tasks
+
+    def training_identity(self, point: Point) -> str:
+        """The fingerprint of what decides a point's weights, beside its steps."""
+        rows = self.activations.identity.fingerprint_of(point.site)
+        return artifacts.fingerprint(recipe.identity(self.config, point, rows))
+
+    @staticmethod
+    def round_path(path: Any, r: rounds.Round) -> Any:
+        """What a round has of its own below a directory of the run."""
+        return path / r.folder if r.folder else path
+
+    def groups_of(self, r: rounds.Round) -> list[Group]:
+        """The points of a round, grouped by program."""
+        return group_points(r.points, self.mesh.shape["sweep"])
+
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites of all points, in the order in which the sweep names them."""
@@ -260,6 +291,13 @@ class Job:
     def language_model_sites(self) -> tuple[Site, ...]:
         """The same as places of the language model."""
         return tuple(Site.parse(site) for site in self.sites)
+
+    @property
+    def harvested_sites(self) -> tuple[Site, ...]:
+        """The sites that the store is to have: those of the points, or what a store that has them all has."""
+        manifest = artifacts.read_manifest(self.activations_path)
+        stored = self._stored().sites if manifest is not None else ()
+        return tuple(map(Site.parse, stored)) if set(self.sites) <= set(stored) else self.language_model_sites
 
     def tokens(self, part: str) -> TokenStore:
         """The token store of the training or the held-out part."""
@@ -279,6 +317,12 @@ class Job:
     def activations(self) -> Any:
         """The rows to train on: the finished store, or the language model that makes the same rows live."""
         return {"store": self._stored, "rows": self._stored, "live": self._live}[self.config.activations.source]()
+
+    def close_rows(self) -> None:
+        """Rows that are made live end with the training that they were made for; the next one makes its own."""
+        if self.producer:
+            self.producer.close()
+            del self.activations
 
     @property
     def producer(self) -> Any:
@@ -350,7 +394,11 @@ class Job:
 
     def autoencoder_path(self, point: Point) -> Path:
         """Where a point's weights are kept."""
-        return self.workdir / "autoencoders" / point.name
+        return self.weights_path(point.name)
+
+    def weights_path(self, name: str) -> Path:
+        """The same, by the point's name."""
+        return self.workdir / "autoencoders" / name
 
     @property
     def looks_at_dictionaries(self) -> bool:
@@ -370,18 +418,19 @@ class Job:
         return self.workdir / "pursuit" / point.name
 
     def members(
-        self, states: Mapping[str, GroupState], take: Callable[[Any, int, Mesh], Any]
+        self, groups: Sequence[Group], states: Mapping[str, GroupState], take: Callable[[Any, int, Mesh], Any]
     ) -> Iterator[tuple[Point, Callable[[], Any], str]]:
         """Every point with its autoencoder, as it works on raw activations, and its status.
 
         Args:
+            groups: those that are trained.
             states: by group.
             take: out of a group: `member_on_mesh` or `member_on_host` of `training.extraction`.
 
         Yields:
             The autoencoder is a function, so that one is taken at a time; all processes call it together.
         """
-        for group in self.groups:
+        for group in groups:
             state = states[group.name]
             active = fetch(state.active)
             for index, point in enumerate(group.points):
@@ -401,6 +450,22 @@ class Job:
             return state
         mean_D = self.activations.statistics(group.site)["mean"] * self.input_scale(group.site)
         return with_decoder_bias(state, mean_D)
+
+    def go_on(self, record: Sequence[rounds.Round], r: rounds.Round) -> Callable[[Group], GroupState]:
+        """What gives the groups of a round the states in which their points ended an earlier one.
+
+        Args:
+            record: all rounds of this workdir.
+            r: one that begins where others ended.
+        """
+        widths = {site: self.activations.width(site) for site in self.activations.sites}
+        ends: extending.Ends = {}
+        for source, names in rounds.ends(record, r).items():
+            path = self.round_path(self.checkpoints_path, source)
+            groups = self.groups_of(source)
+            found = extending.last_states(path, source.fingerprint, groups, widths, self.mesh, r.begin)
+            ends |= {name: found[name] for name in names}
+        return lambda group: extending.extended_state(group, ends, widths[group.site], self.mesh)
 
     def cost(self, group: Group) -> dict[str, float]:
         """What an update of one point of the group costs."""

@@ -10,7 +10,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from gsae import artifacts, equivalence, recipe, schema
+from gsae import artifacts, equivalence, recipe, rounds, schema
 from gsae.config import Config
 from gsae.dashboards import PAGE, write_dashboards
 from gsae.errors import RunError, SettingError
 from gsae.job import Job
 from gsae.processes.terminal import LOG
 from gsae.processes.waiting import wait_for_all
+from gsae.rounds import Round, Task, earlier_rounds
 from gsae.tokenise import tokenise
 from gsae.training.allocator import keep_freed_memory
 from gsae.training.extraction import member_on_host, member_on_mesh
-from gsae.training.groups import Point
+from gsae.training.groups import Group, Point
+from gsae.training.sinks import METRICS
 from gsae.training.step import GroupState, batch_sharding
 
 DICTIONARY = "dictionary.npz"  # of a point, beside its row
@@ -98,7 +100,7 @@ def harvest(job: Job) -> None:
     harvest_rows(
         job.language_model,
         job.tokens("train"),
-        job.language_model_sites,
+        job.harvested_sites,
         job.activations_path,
         devices=job.language_model_devices,
         process_index=jax.process_index(),
@@ -124,18 +126,26 @@ def _import_rows(job: Job) -> None:
 
 
 def train(job: Job) -> None:
-    """Every point of the sweep, side by side on the same batches; then the weights, ready for raw activations."""
+    """The points that are not there yet, side by side on the same batches; then the weights, for raw activations."""
+    record, tasks = job.tasks()
+    for task in tasks:
+        _train_round(job, record, task)
+
+
+def _train_round(job: Job, record: Sequence[Round], task: Task) -> None:
+    """The points of one round, from the first of its steps or from where a killed process left them."""
     from gsae.activations.batches import Batches
     from gsae.autoencoders.saving import save
     from gsae.training.checkpoints import Checkpoints
     from gsae.training.logging import Logger
     from gsae.training.loop import train as train_groups
 
-    config, settings = job.config, job.config.training
-    identity = artifacts.fingerprint(recipe.identity(config, job.activations.fingerprint))
-    if all(_is_trained(job, point, identity) for point in job.points):
-        return
-    sites = job.sites
+    part = task.round
+    config = recipe.with_steps(job.config, part.steps)
+    settings, groups = config.training, job.groups_of(part)
+    sites = tuple(dict.fromkeys(point.site for point in part.points))
+    if part.number > 1:
+        print(f"train: round {part.number}, {len(part.points)} points, from step {part.begin} to {part.steps}")
     batches = Batches(
         job.activations, sites, settings.batch_size, config.seed, sharding=batch_sharding(job.mesh), meet=job.meet
     )
@@ -143,13 +153,13 @@ def train(job: Job) -> None:
         # Closed whatever happens, Ctrl-C while the statistics are made included: it would finish its superblock first.
         contextlib.closing(job.producer) if job.producer else contextlib.nullcontext(),
         Checkpoints(
-            job.checkpoints_path,
+            job.round_path(job.checkpoints_path, part),
             every=settings.checkpoint_every,
             keep=settings.keep_checkpoints,
-            settings=identity,
+            settings=part.fingerprint,
         ) as checkpoints,
         Logger(
-            job.workdir / "logs",
+            job.round_path(job.workdir / "logs", part),
             every=config.logging.every,
             total_steps=settings.steps,
             tokens_per_step=settings.batch_size,
@@ -159,7 +169,7 @@ def train(job: Job) -> None:
         ) as logger,
     ):
         states = train_groups(
-            job.groups,
+            groups,
             batches,
             steps=settings.steps,
             settings={site: recipe.step_settings(config, job.input_scale(site)) for site in sites},
@@ -167,41 +177,45 @@ def train(job: Job) -> None:
             checkpoints=checkpoints,
             logger=logger,
             resampling=recipe.resampling(config),
-            on_evaluate=functools.partial(_look, job),
+            on_evaluate=functools.partial(_look, job, groups),
             evaluate_every=config.evaluation.every,
-            initialise=job.initial_state,
+            initialise=job.go_on(record, part) if part.begin else job.initial_state,
+            begin=part.begin,
             producer=job.producer,
         )
     if job.producer:
         print(f"live: {job.producer.describe()}")
-    costs = {point: job.cost(group) for group in job.groups for point in group.points}
-    for point, take, status in job.members(states, member_on_host):
+    costs = {point: job.cost(group) for group in groups for point in group.points}
+    for point, take, status in job.members(groups, states, member_on_host):
+        if point.name not in task.missing:
+            continue
         about = {**recipe.describe(config, point), **recipe.origin(config), "input_scale": job.input_scale(point.site)}
-        about |= {**costs[point], "status": status, "training": identity}
+        about |= {**costs[point], "status": status, "training": part.identities[point.name]}
+        if part.begin:
+            about["extended_from"] = [earlier.steps for earlier in earlier_rounds(record, part, point.name)]
         autoencoder = take()
         if autoencoder is not None:  # in process 0
             save(autoencoder, job.autoencoder_path(point), about)
+    job.close_rows()
 
 
-def _is_trained(job: Job, point: Point, identity: str) -> bool:
-    from gsae.autoencoders.saving import read_metadata
-
-    path = job.autoencoder_path(point)
-    return artifacts.read_manifest(path) is not None and read_metadata(path)["training"] == identity
-
-
-def _look(job: Job, step: int, states: Mapping[Any, GroupState]) -> None:
-    """A quick evaluation while it trains: redraws frontier.png."""
+def _look(job: Job, groups: Sequence[Group], step: int, states: Mapping[Any, GroupState]) -> None:
+    """A quick evaluation while it trains: redraws frontier.png, with the points that were finished before."""
     from gsae.reports.plots import draw_frontier
 
-    rows = []
+    rows = _finished_rows(job, {point.name for group in groups for point in group.points})
     evaluation = job.config.evaluation
-    members = {point.name: (point, take, status) for point, take, status in job.members(states, member_on_mesh)}
+    members = {point.name: (point, take, status) for point, take, status in job.members(groups, states, member_on_mesh)}
     for result in _evaluated(job, members, tokens=evaluation.quick_tokens, bootstrap_samples=0, progress=False):
         point, _, status = members[result.name]
         rows.append({**recipe.describe(job.config, point), **result.metrics, "steps": step, "status": status})
     if jax.process_index() == 0:
         draw_frontier(job.workdir / "frontier.png", rows)
+
+
+def _finished_rows(job: Job, without: Collection[str]) -> list[dict[str, Any]]:
+    paths = [job.evaluation_path(point) for point in job.points if point.name not in without]
+    return [json.loads((path / "row.json").read_text()) for path in paths if artifacts.read_manifest(path) is not None]
 
 
 def evaluate(job: Job) -> None:
@@ -215,7 +229,7 @@ def evaluate(job: Job) -> None:
     }
     if job.looks_at_dictionaries:
         made_from["dictionaries"] = True
-    members, digests, costs = {}, {}, {}
+    members, digests, known = {}, {}, {}
     for point in job.points:
         path = job.autoencoder_path(point)
         manifest = artifacts.read_manifest(path)
@@ -224,13 +238,13 @@ def evaluate(job: Job) -> None:
         digests[point.name] = {**made_from, "weights": manifest["files"]}
         if not _is_evaluated(job, point, digests[point.name]):
             members[point.name] = (point, functools.partial(load_on_host, path), read_metadata(path)["status"])
-            costs[point.name] = {name: read_metadata(path).get(name) for name in ("flops_a_step", "products_a_step")}
+            known[point.name] = _of_metadata(read_metadata(path))
 
     def keep(result: Any) -> None:
         if jax.process_index() > 0:  # every process has the same
             return
         point, _, status = members[result.name]
-        row = {**recipe.describe(job.config, point), **costs[point.name], **result.metrics, "status": status}
+        row = {**recipe.describe(job.config, point), **known[point.name], **result.metrics, "status": status}
         with artifacts.publish(job.evaluation_path(point), {"made_from": digests[point.name]}) as folder:
             artifacts.write_json(folder / "row.json", _plain(row))
             np.save(folder / "density.npy", result.density)
@@ -256,6 +270,14 @@ def _dictionary(job: Job, member: tuple[Point, Callable[[], Any], str], result: 
 
     W_dec_FD, input_norm = np.asarray(member[1]().W_dec), result.metrics["input_norm"]
     return look(W_dec_FD, result.density, result.strength, input_norm, seed=job.config.seed).arrays()
+
+
+def _of_metadata(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of results.csv that only the training knew."""
+    found = {name: about.get(name) for name in ("flops_a_step", "products_a_step")}
+    if "extended_from" in about:
+        found["extended_from"] = " ".join(map(str, about["extended_from"]))
+    return found
 
 
 def _pursue(job: Job, digests: Mapping[str, Any]) -> None:
@@ -371,6 +393,7 @@ def _report(job: Job) -> None:
         if job.config.evaluation.pursuit and artifacts.read_manifest(job.pursuit_path(point)) is not None:
             artifacts.verify(job.pursuit_path(point))
             pursued += json.loads((job.pursuit_path(point) / "rows.json").read_text())["rows"]
+    logs = [job.round_path(job.workdir / "logs", r) / METRICS for r in rounds.read(job.workdir)]
     shown = write_report(
         job.workdir,
         rows=rows,
@@ -383,7 +406,7 @@ def _report(job: Job) -> None:
         command=job.command,
         versions=versions(),
         seconds_per_stage=job.seconds,
-        metrics_log=job.workdir / "logs" / "metrics.jsonl",
+        metrics_logs=logs,
         features_page=PAGE if job.config.evaluation.dashboards else "",
         equivalence=equivalence.read(job),
     )

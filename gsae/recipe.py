@@ -1,5 +1,6 @@
 """From the configuration to the plain values that the rooms take: points, schedules, step settings."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,8 +77,9 @@ def _points_of_entry(config: Config, name: str, entry: SweepEntry, sites: Sequen
     if width != int(width):
         raise SettingError(f"{name}.width_factor", entry.width_factor, f"gives {width} features: not a whole number")
     product = itertools.product(sites, entry.seeds, entry.learning_rates, entry.sparsity_coefficients)
+    steps = entry.steps or config.training.steps
     return [
-        Point(entry.architecture, site, int(width), coefficient, rate, seed, options)
+        Point(entry.architecture, site, int(width), coefficient, rate, seed, options, steps)
         for site, seed, rate, coefficient in product
     ]
 
@@ -101,6 +103,11 @@ def check_mesh(config: Config, mesh: jax.sharding.Mesh, sweep: list[Point]) -> N
                 f"{point.name} has {point.width} features, which config.mesh.feature = {parts} does not divide",
             )
         point.options.check_split(point.width, parts)
+
+
+def with_steps(config: Config, steps: int) -> Config:
+    """The settings of a run of so many steps, which decide its schedules."""
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, steps=steps))
 
 
 def in_steps(config: Config, name: str) -> int:
@@ -220,12 +227,19 @@ def check_imported(config: Config, dtype: str, superblock_rows: int) -> None:
             raise SettingError(f"config.activations.{name}", given, allowed)
 
 
-def identity(config: Config, rows_fingerprint: str) -> dict[str, Any]:
-    """What decides the weights of a run, beside its points: what a checkpoint must have been made with."""
-    groups = ("seed", "sae", "sweep", "training", "activations.statistics_rows")
+def identity(config: Config, point: Point, rows_fingerprint: str) -> dict[str, Any]:
+    """What decides the weights of a point, beside its steps: the same whatever else is in the sweep.
+
+    Args:
+        config: the run's configuration.
+        point: one of its points.
+        rows_fingerprint: of the rows at the point's site.
+    """
+    groups = ("seed", "sae", "training", "activations.statistics_rows")
     decisive = tuple(f"config.{group}" for group in groups)
     settings = {name: value for name, value in schema.lasting(config).items() if name.startswith(decisive)}
-    return {"activations": rows_fingerprint, **settings}
+    own = {name: value for name, value in dataclasses.asdict(point).items() if name != "steps"}
+    return {"activations": rows_fingerprint, "point": own, **settings}
 
 
 def describe(config: Config, point: Point) -> dict[str, Any]:
@@ -244,7 +258,7 @@ def describe(config: Config, point: Point) -> dict[str, Any]:
         "learning_rate": point.learning_rate,
         "seed": point.seed,
         "data_seed": config.seed,
-        "steps": config.training.steps,
+        "steps": point.steps,
         "resamplings": len(config.training.resampling.at),
     }
 

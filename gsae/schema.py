@@ -14,9 +14,12 @@ from gsae.durations import DURATION
 from gsae.errors import SettingError
 
 
-def setting(allowed: str, check: Callable[[Any], bool], *, operational: bool = False) -> Any:
-    """A setting that must pass `check`; `allowed` completes the complaint. Operational ones may change between runs."""
-    return dataclasses.field(metadata={"allowed": allowed, "check": check, "operational": operational})
+def setting(allowed: str, check: Callable[[Any], bool], *, operational: bool = False, **absent: Any) -> Any:
+    """A setting that must pass `check`; `allowed` completes the complaint. Operational ones may change between runs.
+
+    `absent`: what a group means that does not name it, for groups that users write; all others must be set.
+    """
+    return dataclasses.field(metadata={"allowed": allowed, "check": check, "operational": operational, **absent})
 
 
 def positive(**kwargs: bool) -> Any:
@@ -24,7 +27,7 @@ def positive(**kwargs: bool) -> Any:
     return setting("must be a positive number", lambda value: value > 0, **kwargs)
 
 
-def not_negative(**kwargs: bool) -> Any:
+def not_negative(**kwargs: Any) -> Any:
     """Zero or more."""
     return setting("must be zero or a positive number", lambda value: value >= 0, **kwargs)
 
@@ -129,7 +132,13 @@ def lasting(config: Any) -> dict[str, Any]:
 
 def _lasting(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
     operational = _operational(schema, "config")
-    return {name: value for name, value in flat(values).items() if name not in operational}
+    return {
+        name: value for name, value in flat(values).items() if not any(_is_below(name, other) for other in operational)
+    }
+
+
+def _is_below(name: str, other: str) -> bool:
+    return name == other or name.startswith(f"{other}.")
 
 
 def flat(values: Mapping[str, Any], name: str = "config") -> dict[str, Any]:
@@ -163,6 +172,9 @@ def section(schema: type, values: Any, name: str) -> Any:
     parsed = {}
     for field in dataclasses.fields(schema):
         full = f"{name}.{field.name}"
+        if field.name not in given and "absent" in field.metadata:
+            parsed[field.name] = field.metadata["absent"]
+            continue
         if field.name not in given:
             raise SettingError(
                 full, "(absent)", "the config file must set it (experiments/pareto_sweep.py has them all)"

@@ -55,10 +55,11 @@ ARROWS = {
         "evaluation.members", "language_models.loading", "language_models.sites", "training",
     },
     "roofline": {"capacity", "chips", "errors", "memory", "mesh", "throughput", "training"},
+    "rounds": {"artifacts", "autoencoders.registry", "autoencoders.saving", "errors", "training.groups"},
     "job": {
         "activations.capture", "activations.fitting", "activations.live", "activations.live_together",
         "activations.row_import", "activations.rows", "activations.store", "artifacts", "autoencoders.registry",
-        "config", "errors", "language_models", "memory", "mesh", "places", "processes", "recipe", "roofline",
+        "config", "errors", "language_models", "memory", "mesh", "places", "processes", "recipe", "roofline", "rounds",
         "schema",
         "text.tokens", "training",
     },
@@ -67,7 +68,7 @@ ARROWS = {
     },
     "pipeline": {
         "activations", "artifacts", "autoencoders.saving", "config", "dashboards", "equivalence", "errors",
-        "evaluation", "job", "processes", "recipe", "reports", "schema", "tokenise", "training",
+        "evaluation", "job", "processes", "recipe", "reports", "rounds", "schema", "tokenise", "training",
     },
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},

@@ -107,7 +107,7 @@ def test_evaluation_settings_may_change_and_others_may_not(finished, texts):
     changed = tiny_run.configuration(texts, evaluation__zero_ablation="all_positions")
     pipeline.run(config.parse(changed), finished, stage="evaluate")
     assert_equal_weights(weights_before, weights(finished))
-    for name, value in {"sae__width": 128, "training__steps": 30, "text__context_length": 32, "seed": 1}.items():
+    for name, value in {"sae__width": 128, "training__beta2": 0.9, "text__context_length": 32, "seed": 1}.items():
         with pytest.raises(
             SettingError, match=f"config.{name.replace('__', '.')} = {value}: this workdir was made with"
         ):

@@ -62,6 +62,10 @@ class Identity:
         """Digest (64 hex digits) of all of it."""
         return artifacts.fingerprint(dataclasses.asdict(self))
 
+    def fingerprint_of(self, site: str) -> str:
+        """Digest of what decides the rows of one site: the same whichever others are made beside it."""
+        return artifacts.fingerprint({**dataclasses.asdict(self), "sites": {site: self.sites[site]}})
+
     def arrays(self, path: Place) -> dict[str, SuperblockArray]:
         """The arrays of the store at `path`: the sites, then the provenance."""
         rows, dtype = self.superblock_rows, jnp.dtype(self.dtype)

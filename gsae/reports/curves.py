@@ -42,6 +42,18 @@ def read_log(path: Path) -> Curves:
     return curves
 
 
+def read_logs(paths: Sequence[Path]) -> Curves:
+    """The same of several logs; those of a point that was trained more than once follow each other."""
+    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for path in paths:
+        for point, metrics in read_log(path).items():
+            for name, (steps, values) in metrics.items():
+                known = curves.setdefault(point, {}).setdefault(name, ([], []))
+                known[0].extend(steps)
+                known[1].extend(values)
+    return curves
+
+
 def _add(of_point: dict[str, tuple[list[float], list[float]]], step: float, metrics: Mapping[str, Any]) -> None:
     for name, _, _ in PANELS:
         value = metrics.get(name)

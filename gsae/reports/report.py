@@ -24,7 +24,7 @@ def write_report(
     command: str,
     versions: Mapping[str, str],
     seconds_per_stage: Mapping[str, float],
-    metrics_log: Path | None = None,
+    metrics_logs: Sequence[Path] = (),
     equivalence: Mapping[str, Mapping[str, Any]] | None = None,
     title: str | None = None,
     features_page: str = "",
@@ -44,7 +44,8 @@ def write_report(
         command: the command line of the run.
         versions: of the packages that matter, by name.
         seconds_per_stage: wall-clock seconds, by stage.
-        metrics_log: the JSON lines that training logged; None leaves the training curves out, and where rows came from.
+        metrics_logs: the JSON lines that each training logged, the oldest first; without any the page has no training
+            curves and does not say where rows came from.
         equivalence: by point, how well its JumpReLU form agrees with it (`equivalence.sentence`); None leaves it out.
         title: heads the page; the directory's name if None.
         features_page: the name of a page beside it that shows features; "" for none.
@@ -67,12 +68,12 @@ def write_report(
     write_results_csv(directory / "results.csv", every)
     for name, figure in figures.items():
         style.save_png(figure, directory / f"{name}.png")
-    came = rows_sentence(metrics_log) if metrics_log else ""
-    log = curves_of or (curves.read_log(metrics_log) if metrics_log else None)
-    found = sections(every, baseline, pursued, log, dictionaries, norms)
+    came = rows_sentence(metrics_logs[0]) if metrics_logs else ""
+    logged = curves.read_logs(metrics_logs) if metrics_logs else None
+    found = sections(every, baseline, pursued, curves_of or logged, dictionaries, norms)
     if pursued:
         write_results_csv(directory / "pursuit.csv", pursued)
-    training = curves.training_figure(curves.read_log(metrics_log), rows) if metrics_log else None
+    training = curves.training_figure(logged, rows) if logged else None
     drawn = {name: style.to_svg(figure, name) for name, figure in figures.items()}
     if equivalence:
         drawn["equivalence"] = style.to_svg(equivalence_figure(equivalence), "equivalence")

@@ -18,9 +18,9 @@ COLUMNS = (
 FURTHER = (
     "ce_difference", "ce_denominator", "cosine", "norm_ratio", "input_norm", "error_bound", "l1", "mean_share",
     "tokens", "targets", "documents", "flops_a_step", "products_a_step", "resamplings", "target_l0", "variant",
-    "starts_from", "point",
+    "starts_from", "extended_from", "point",
 )  # fmt: skip
-TEXTS = frozenset({"architecture", "variant", "starts_from", "site", "status", "point"})
+TEXTS = frozenset({"architecture", "variant", "starts_from", "extended_from", "site", "status", "point"})
 COUNTS = frozenset(
     {"layer", "width", "seed", "data_seed", "steps", "tokens", "targets", "documents", "resamplings", "target_l0"}
 )

@@ -25,6 +25,7 @@ class Point:
         learning_rate: after warm-up.
         seed: of the initial parameters, alone or in a sweep.
         options: the architecture's frozen `Options`.
+        steps: updates that it is to have; in no name and no program, because it may grow.
     """
 
     architecture: str
@@ -34,6 +35,7 @@ class Point:
     learning_rate: float
     seed: int
     options: Any
+    steps: int = 0
 
     def __post_init__(self) -> None:
         if not (isinstance(self.width, int) and self.width > 0):

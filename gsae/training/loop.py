@@ -74,6 +74,7 @@ def train(
     evaluate_every: int = 0,
     initialise: Callable[[Group], GroupState] | None = None,
     producer: Producer | None = None,
+    begin: int = 0,
 ) -> States:
     """Trains all groups side by side on the same batches, from the newest good checkpoint if there is one.
 
@@ -90,6 +91,7 @@ def train(
         evaluate_every: steps between two calls.
         initialise: the state of a group before the first update and before it is calibrated; by default
             `initial_state`.
+        begin: updates that this state has behind it; with some it is calibrated already.
         producer: makes the rows of `batches` meanwhile; its waiting is logged, and it is closed at the end.
 
     Returns:
@@ -102,9 +104,9 @@ def train(
     """
     with watch_signals() as stop, contextlib.ExitStack() as opened:
         # The order in which a run resumes:
-        # 1. The state from the newest checkpoint whose every byte is as it was written; without one, that of step 0,
+        # 1. The state from the newest checkpoint whose every byte is as it was written; without one, the first one,
         #    with what architectures take from a sample of the rows.
-        start, states = _first_states(groups, batches, settings, mesh, checkpoints, steps, initialise)
+        start, states = _first_states(groups, batches, settings, mesh, checkpoints, steps, initialise, begin)
         if start == steps:
             return states
         # 2. Batches from that step on. Keys are folded from (seed, step) in the programs: nothing else to restore.
@@ -150,6 +152,7 @@ def _first_states(
     checkpoints: Checkpoints,
     steps: int,
     initialise: Callable[[Group], GroupState] | None,
+    begin: int,
 ) -> tuple[int, States]:
     """Updates made so far, and the states."""
     widths = {group.name: batches.superblocks.width(group.site) for group in groups}
@@ -157,6 +160,8 @@ def _first_states(
     restored = checkpoints.restore_newest(targets, _say)
     if restored is None:
         make = initialise or (lambda group: initial_state(group, widths[group.name], mesh))
+        if begin:
+            return begin, {group.name: make(group) for group in groups}
         fresh = {}
         for group in groups:
             fresh[group.name], rows = calibrated(group, make(group), batches, settings[group.site], mesh)

@@ -40,7 +40,8 @@ class DirectoryShelf:
 
     def steps(self) -> list[int]:
         """The steps of the published checkpoints, oldest first; damaged ones are among them."""
-        names = (re.fullmatch(PREFIX + r"(\d+)", entry.name) for entry in self.directory.iterdir())
+        entries = self.directory.iterdir() if self.directory.is_dir() else ()
+        names = (re.fullmatch(PREFIX + r"(\d+)", entry.name) for entry in entries)
         return sorted(int(match[1]) for match in names if match)
 
     def path(self, step: int) -> Path:
