@@ -118,6 +118,7 @@ def get_config() -> ConfigDict:
     config.sweep.gated.sites = ("attn_z.1",)  # name.layer: resid_pre, resid_mid, resid_post, attn_z, attn_out, ...
     config.sweep.gated.width_factor = 1.0  # features = width_factor * config.sae.width
     config.sweep.gated.sparsity_coefficients = (0.04, 0.3, 0.55, 1.05)  # weight of the L1 penalty, sum-of-squares loss
+    config.sweep.gated.target_l0 = ()  # instead of coefficients, which are () then: the L0 to find them for
     config.sweep.gated.learning_rates = (4e-3,)  # peak of the schedule, Adam
     config.sweep.gated.seeds = (0,)  # of the initialisation
     config.sweep.gated.steps = 0  # updates of these points; 0: config.training.steps. More extend trained ones
@@ -135,6 +136,7 @@ def get_config() -> ConfigDict:
     config.sweep.standard.sites = ("attn_z.1",)
     config.sweep.standard.width_factor = 1.5  # the paper's compute matching: 5 products of 1.5x against 7
     config.sweep.standard.sparsity_coefficients = (0.035, 0.14, 0.3, 0.6)
+    config.sweep.standard.target_l0 = ()
     config.sweep.standard.learning_rates = (8e-3,)
     config.sweep.standard.seeds = (0,)
     config.sweep.standard.steps = 0
@@ -160,6 +162,10 @@ def get_config() -> ConfigDict:
     config.training.resampling.at = ("20%", "40%", "60%")  # durations; () for never
     config.training.resampling.inputs = 16_384  # rows scored for candidates
     config.training.resampling.rewarmup = "400 steps"  # the learning rate falls to 0.1x and returns along a cosine
+    config.training.target_l0 = ConfigDict()  # how coefficients are found for entries with target_l0: docs/sweeps.md
+    config.training.target_l0.pilot = "5%"  # length of the pilot that places them
+    config.training.target_l0.pilot_coefficients = (1e-3, 1e-2, 0.1, 1.0)  # what it tries, in the unit of the loss
+    config.training.target_l0.adjust_until = "90%"  # they follow the measured L0 until here, then they stay
     config.training.checkpoint_every = 4000  # steps; 0: only at the end
     config.training.keep_checkpoints = 2  # the newest so many stay
     config.training.checkpoints = ""  # directory or gs://bucket/path of this run alone; "": <workdir>/checkpoints

@@ -10,6 +10,7 @@ from typing import Any
 
 from gsae.errors import SettingError
 from gsae.schema import (
+    all_positive,
     anything,
     at_least_a_second,
     axis,
@@ -123,7 +124,8 @@ class SweepEntry:
     architecture: str = text()
     sites: tuple[str, ...] = setting('must be a tuple of sites such as ("mlp_out.1",)', bool)
     width_factor: float = positive()
-    sparsity_coefficients: tuple[float, ...] = some_positive()
+    sparsity_coefficients: tuple[float, ...] = all_positive()  # these or targets: `recipe` sees to it
+    target_l0: tuple[float, ...] = all_positive(absent=())
     learning_rates: tuple[float, ...] = some_positive()
     seeds: tuple[int, ...] = setting(
         "must be a tuple of whole numbers from 0", lambda values: bool(values) and all(0 <= v < 2**31 for v in values)
@@ -142,6 +144,19 @@ class ResamplingSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class TargetSettings:
+    """How coefficients are found for a target L0. Points with given coefficients do not depend on it."""
+
+    pilot: str = duration(operational=True)
+    pilot_coefficients: tuple[float, ...] = setting(
+        "must be a tuple of at least two positive numbers",
+        lambda values: len(set(values)) > 1 and all(value > 0 for value in values),
+        operational=True,
+    )
+    adjust_until: str = duration(operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingSettings:
     """The optimisation of every point."""
 
@@ -157,6 +172,7 @@ class TrainingSettings:
     sparsity_warmup: str = duration()
     dead_window: str = duration()
     resampling: ResamplingSettings = group()
+    target_l0: TargetSettings = group()
     checkpoint_every: int = not_negative(operational=True)
     keep_checkpoints: int = positive(operational=True)
     checkpoints: str = anything(operational=True)

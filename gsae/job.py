@@ -441,9 +441,19 @@ class Job:
         taken = take(stacked, index, self.mesh)
         return None if taken is None else taken.rescaled(self.input_scale(site))
 
-    def initial_state(self, group: Group) -> GroupState:
-        """The state of a group before step 0, its decoder bias where the settings want it."""
+    def initial_state(self, group: Group, coefficients: Mapping[str, float] | None = None) -> GroupState:
+        """The state of a group before step 0, its decoder bias where the settings want it.
+
+        Args:
+            group: what is trained.
+            coefficients: of the points with a target, by name: what they begin with.
+        """
         state = initial_state(group, self.activations.width(group.site), self.mesh)
+        if group.has_targets:
+            value_S = np.asarray([(coefficients or {})[point.name] for point in group.members], np.float32)
+            old_S = state.sparsity_coefficient
+            placed_S = jax.make_array_from_callback(old_S.shape, old_S.sharding, lambda index: value_S[index])
+            state = dataclasses.replace(state, sparsity_coefficient=placed_S)
         if architecture(group.architecture).STARTS_FROM:
             return starting.start_trained(group, state, self.config.sae.start_from, self.input_scale(group.site))
         if self.config.sae.decoder_bias == "zeros":

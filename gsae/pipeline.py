@@ -23,6 +23,7 @@ from gsae.config import Config
 from gsae.dashboards import PAGE, write_dashboards
 from gsae.errors import RunError, SettingError
 from gsae.job import Job
+from gsae.pilot import found_coefficients, place_coefficients
 from gsae.processes.terminal import LOG
 from gsae.processes.waiting import wait_for_all
 from gsae.rounds import Round, Task, earlier_rounds
@@ -129,10 +130,11 @@ def train(job: Job) -> None:
     """The points that are not there yet, side by side on the same batches; then the weights, for raw activations."""
     record, tasks = job.tasks()
     for task in tasks:
-        _train_round(job, record, task)
+        targets = [point for point in task.round.points if point.target_l0 and not task.round.begin]
+        _train_round(job, record, task, place_coefficients(job, targets, task.round.steps))
 
 
-def _train_round(job: Job, record: Sequence[Round], task: Task) -> None:
+def _train_round(job: Job, record: Sequence[Round], task: Task, placed: Mapping[str, float]) -> None:
     """The points of one round, from the first of its steps or from where a killed process left them."""
     from gsae.activations.batches import Batches
     from gsae.autoencoders.saving import save
@@ -179,18 +181,23 @@ def _train_round(job: Job, record: Sequence[Round], task: Task) -> None:
             resampling=recipe.resampling(config),
             on_evaluate=functools.partial(_look, job, groups),
             evaluate_every=config.evaluation.every,
-            initialise=job.go_on(record, part) if part.begin else job.initial_state,
+            initialise=job.go_on(record, part)
+            if part.begin
+            else functools.partial(job.initial_state, coefficients=placed),
             begin=part.begin,
             producer=job.producer,
         )
     if job.producer:
         print(f"live: {job.producer.describe()}")
     costs = {point: job.cost(group) for group in groups for point in group.points}
+    coefficients = found_coefficients(groups, states)
     for point, take, status in job.members(groups, states, member_on_host):
         if point.name not in task.missing:
             continue
         about = {**recipe.describe(config, point), **recipe.origin(config), "input_scale": job.input_scale(point.site)}
         about |= {**costs[point], "status": status, "training": part.identities[point.name]}
+        if point.target_l0:
+            about |= {"sparsity_coefficient": coefficients[point.name], "target_l0": point.target_l0}
         if part.begin:
             about["extended_from"] = [earlier.steps for earlier in earlier_rounds(record, part, point.name)]
         autoencoder = take()
@@ -204,11 +211,13 @@ def _look(job: Job, groups: Sequence[Group], step: int, states: Mapping[Any, Gro
     from gsae.reports.plots import draw_frontier
 
     rows = _finished_rows(job, {point.name for group in groups for point in group.points})
-    evaluation = job.config.evaluation
+    evaluation, coefficients = job.config.evaluation, found_coefficients(groups, states)
     members = {point.name: (point, take, status) for point, take, status in job.members(groups, states, member_on_mesh)}
     for result in _evaluated(job, members, tokens=evaluation.quick_tokens, bootstrap_samples=0, progress=False):
         point, _, status = members[result.name]
-        rows.append({**recipe.describe(job.config, point), **result.metrics, "steps": step, "status": status})
+        now = {"steps": step, "status": status}
+        now |= {"sparsity_coefficient": coefficients[point.name]} if point.target_l0 else {}
+        rows.append({**recipe.describe(job.config, point), **result.metrics, **now})
     if jax.process_index() == 0:
         draw_frontier(job.workdir / "frontier.png", rows)
 
@@ -275,6 +284,8 @@ def _dictionary(job: Job, member: tuple[Point, Callable[[], Any], str], result: 
 def _of_metadata(about: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of results.csv that only the training knew."""
     found = {name: about.get(name) for name in ("flops_a_step", "products_a_step")}
+    if about.get("target_l0"):
+        found |= {name: about[name] for name in ("sparsity_coefficient", "target_l0")}
     if "extended_from" in about:
         found["extended_from"] = " ".join(map(str, about["extended_from"]))
     return found

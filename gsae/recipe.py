@@ -76,12 +76,29 @@ def _points_of_entry(config: Config, name: str, entry: SweepEntry, sites: Sequen
     width = entry.width_factor * config.sae.width
     if width != int(width):
         raise SettingError(f"{name}.width_factor", entry.width_factor, f"gives {width} features: not a whole number")
-    product = itertools.product(sites, entry.seeds, entry.learning_rates, entry.sparsity_coefficients)
+    _check_targets(name, entry, options, int(width))
+    # The coefficient of a point with a target is not known yet.
+    knobs = [(0.0, target) for target in entry.target_l0] or [(given, 0.0) for given in entry.sparsity_coefficients]
+    product = itertools.product(sites, entry.seeds, entry.learning_rates, knobs)
     steps = entry.steps or config.training.steps
     return [
-        Point(entry.architecture, site, int(width), coefficient, rate, seed, options, steps)
-        for site, seed, rate, coefficient in product
+        Point(entry.architecture, site, int(width), coefficient, rate, seed, options, steps, target)
+        for site, seed, rate, (coefficient, target) in product
     ]
+
+
+def _check_targets(name: str, entry: SweepEntry, options: Any, width: int) -> None:
+    if entry.target_l0 and entry.sparsity_coefficients:
+        allowed = f"must be () where {name}.sparsity_coefficients are given: an entry has one of the two"
+        raise SettingError(f"{name}.target_l0", entry.target_l0, allowed)
+    if not entry.target_l0 and not entry.sparsity_coefficients:
+        allowed = f"must be a tuple of positive numbers, unless {name}.target_l0 has some"
+        raise SettingError(f"{name}.sparsity_coefficients", (), allowed)
+    if entry.target_l0 and not architecture(entry.architecture).coefficient_sets_l0(options):
+        allowed = f"must be () for {entry.architecture} with these options: no coefficient decides its L0"
+        raise SettingError(f"{name}.target_l0", entry.target_l0, allowed)
+    if entry.target_l0 and max(entry.target_l0) >= width:
+        raise SettingError(f"{name}.target_l0", max(entry.target_l0), f"must be below the {width} features")
 
 
 def check_mesh(config: Config, mesh: jax.sharding.Mesh, sweep: list[Point]) -> None:
@@ -150,7 +167,21 @@ def schedules(config: Config) -> Schedules:
         decay_start=in_steps(config, "decay_start"),
         final_fraction=training.decay_to,
         sparsity_warmup_steps=in_steps(config, "sparsity_warmup"),
+        adjust_until=in_steps(config, "target_l0.adjust_until"),
     )
+
+
+def pilot_settings(config: Config, steps: int, input_scale: float) -> StepSettings:
+    """The step of a pilot of so many steps: the run's, with short warm-ups and no decay."""
+    settings = step_settings(config, input_scale)
+    full = settings.schedules
+    short = Schedules(
+        total_steps=steps,
+        warmup=full.warmup,
+        warmup_steps=min(full.warmup_steps, steps // 4),
+        sparsity_warmup_steps=min(full.sparsity_warmup_steps, steps // 4),
+    )
+    return dataclasses.replace(settings, schedules=short)
 
 
 def step_settings(config: Config, input_scale: float = 1.0, on_cpu: bool | None = None) -> StepSettings:
@@ -239,6 +270,8 @@ def identity(config: Config, point: Point, rows_fingerprint: str) -> dict[str, A
     decisive = tuple(f"config.{group}" for group in groups)
     settings = {name: value for name, value in schema.lasting(config).items() if name.startswith(decisive)}
     own = {name: value for name, value in dataclasses.asdict(point).items() if name != "steps"}
+    if point.target_l0:
+        settings["config.training.target_l0"] = schema.plain(config.training.target_l0)
     return {"activations": rows_fingerprint, "point": own, **settings}
 
 

@@ -67,9 +67,14 @@ def some_positive() -> Any:
     return setting("must be a tuple of positive numbers", lambda values: bool(values) and all(v > 0 for v in values))
 
 
-def duration() -> Any:
+def all_positive(**kwargs: Any) -> Any:
+    """A tuple of numbers, all above zero; it may be empty."""
+    return setting("must be a tuple of positive numbers", lambda values: all(v > 0 for v in values), **kwargs)
+
+
+def duration(**kwargs: Any) -> Any:
     """Steps, tokens or a share of the run, as a string."""
-    return setting(f"must be {DURATIONS}", lambda value: bool(DURATION.fullmatch(value)))
+    return setting(f"must be {DURATIONS}", lambda value: bool(DURATION.fullmatch(value)), **kwargs)
 
 
 def some_durations() -> Any:

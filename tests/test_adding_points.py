@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny_run
+import tiny_rows
 from safetensors.numpy import load_file
 
 from gsae import config, pipeline
@@ -18,18 +18,18 @@ SWEEP = {"sweep__gated__sparsity_coefficients": (0.4,), "sweep__standard__sparsi
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    return tiny_run.documents(tmp_path_factory.mktemp("texts"))
+def rows(tmp_path_factory):
+    return tiny_rows.write(tmp_path_factory.mktemp("rows"))
 
 
-def run(texts, workdir, **changes):
-    pipeline.run(config.parse(tiny_run.configuration(texts, **AT_ONCE | SWEEP | changes)), workdir)
+def run(rows, workdir, **changes):
+    pipeline.run(config.parse(tiny_rows.configuration(rows, **AT_ONCE | SWEEP | changes)), workdir)
 
 
 @pytest.fixture(scope="module")
-def finished(texts, tmp_path_factory):
+def finished(rows, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    run(texts, workdir)
+    run(rows, workdir)
     return workdir
 
 
@@ -55,30 +55,30 @@ def assert_equal(ours, others, **tolerance):
 
 
 @pytest.mark.slow
-def test_points_are_added_and_extended_and_the_others_stay(finished, texts, tmp_path):
+def test_points_are_added_and_extended_and_the_others_stay(finished, rows, tmp_path):
     workdir, whole = tmp_path / "run", tmp_path / "whole"
     shutil.copytree(finished, workdir)
     before = kept(workdir)
     added = {"sweep__gated__sparsity_coefficients": (0.1, 0.4), "sweep__standard__sparsity_coefficients": (0.2,)}
 
     # One point more, one less.
-    run(texts, workdir, **added)
-    new = "gated-attn_z.1-64-l0.1-lr0.004-s0"
+    run(rows, workdir, **added)
+    new = "gated-own.site-32-l0.1-lr0.004-s0"
     assert kept(workdir, without=(new,)) == before, "what was there has been touched"
-    assert results(workdir).keys() == {new, "gated-attn_z.1-64-l0.4-lr0.004-s0", "standard-attn_z.1-96-l0.2-lr0.008-s0"}
+    assert results(workdir).keys() == {new, "gated-own.site-32-l0.4-lr0.004-s0", "standard-own.site-48-l0.2-lr0.008-s0"}
     report = (workdir / "report.html").read_text()
     assert new in report and "l0.05" not in report
 
     # As if it had been there from the start, and the one that was removed is back, untouched.
-    run(texts, whole, **added, text__store=str(workdir / "tokens"), activations__store=str(workdir / "activations"))
+    run(rows, whole, **added)
     assert_equal(workdir / "autoencoders" / new, whole / "autoencoders" / new, rtol=0, atol=0)
     after = kept(workdir)
-    run(texts, workdir, **SWEEP)
+    run(rows, workdir, **SWEEP)
     assert kept(workdir) == after and len(results(workdir)) == 3
 
     # The gated entry goes on to 40 steps, the standard one stays.
     longer = {"sweep__gated__sparsity_coefficients": (0.1, 0.4), "sweep__gated__steps": 40}
-    run(texts, workdir, **longer)
+    run(rows, workdir, **longer)
     extended = [name for name in results(workdir) if name.startswith("gated")]
     assert len(extended) == 2
     for name in extended:
@@ -86,13 +86,43 @@ def test_points_are_added_and_extended_and_the_others_stay(finished, texts, tmp_
         assert (row["steps"], row["extended_from"], about["steps"], about["extended_from"]) == ("40", "24", 40, [24])
     same = {name: entry for name, entry in after.items() if "/standard" in name}
     assert same and same.items() <= kept(workdir).items()
-    stores = {"text__store": str(workdir / "tokens"), "activations__store": str(workdir / "activations")}
-    run(texts, tmp_path / "direct", **longer | stores)
+    run(rows, tmp_path / "direct", **longer)
     for name in extended:
         assert_equal(workdir / "autoencoders" / name, tmp_path / "direct" / "autoencoders" / name, rtol=0, atol=0)
 
     with pytest.raises(SettingError, match=r"config\.training\.steps = 24: gated.* is trained for 40 steps already"):
-        run(texts, workdir, **longer | {"sweep__gated__steps": 0})
+        run(rows, workdir, **longer | {"sweep__gated__steps": 0})
     shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(RunError, match="no checkpoint of step 40"):
-        run(texts, workdir, **longer | {"sweep__gated__steps": 48})
+        run(rows, workdir, **longer | {"sweep__gated__steps": 48})
+
+
+@pytest.mark.slow
+def test_targets_are_found_and_a_killed_run_finds_the_same(rows, tmp_path, monkeypatch):
+    wanted = {"sweep__gated__sparsity_coefficients": (), "sweep__gated__target_l0": (2.0, 5.0)}
+    wanted |= {"training__target_l0__pilot": "12 steps", "evaluation__every": 8}
+    run(rows, tmp_path / "never", **wanted)
+    look, asked = pipeline._look, []
+
+    def killed(job, groups, step, states):
+        asked.append(step)
+        if step == 16:
+            raise KeyboardInterrupt
+        look(job, groups, step, states)
+
+    monkeypatch.setattr(pipeline, "_look", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(rows, tmp_path / "killed", **wanted)
+    monkeypatch.undo()
+    run(rows, tmp_path / "killed", **wanted)
+    assert asked == [8, 16]
+    never, killed_results = results(tmp_path / "never"), results(tmp_path / "killed")
+    assert never == killed_results and len(never) == 4
+    for name, row in never.items():
+        place = tmp_path / "never" / "autoencoders" / name
+        assert_equal(place, tmp_path / "killed" / "autoencoders" / name, rtol=0, atol=0)
+        if name.startswith("standard"):
+            continue
+        about = read_metadata(place)
+        assert float(row["sparsity_coefficient"]) == about["sparsity_coefficient"] > 0
+        assert float(row["target_l0"]) == about["target_l0"]

@@ -63,12 +63,13 @@ ARROWS = {
         "schema",
         "text.tokens", "training",
     },
+    "pilot": {"activations.batches", "artifacts", "job", "mesh", "processes", "recipe", "training"},
     "tokenise": {
         "artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "processes", "schema", "text",
     },
     "pipeline": {
         "activations", "artifacts", "autoencoders.saving", "config", "dashboards", "equivalence", "errors",
-        "evaluation", "job", "processes", "recipe", "reports", "rounds", "schema", "tokenise", "training",
+        "evaluation", "job", "pilot", "processes", "recipe", "reports", "rounds", "schema", "tokenise", "training",
     },
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},

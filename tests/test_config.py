@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import pareto_sweep
-from gsae import config, schema
+from gsae import config, recipe, schema
 from gsae.errors import SettingError
 
 
@@ -106,3 +106,32 @@ def test_rows_from_elsewhere_have_no_text_to_show_features_on():
     values.evaluation.dashboards = 5
     with pytest.raises(SettingError, match=r"config\.evaluation\.dashboards = 5: must be 0: rows from elsewhere"):
         config.parse(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"target_l0": (20.0,)}, r"config\.sweep\.gated\.target_l0 = \(20\.0,\): must be \(\) where .*coefficients"),
+        ({"sparsity_coefficients": ()}, r"gated\.sparsity_coefficients = \(\): must be a tuple of positive numbers"),
+        ({"sparsity_coefficients": (), "target_l0": (256.0,)}, r"gated\.target_l0 = 256\.0: must be below the 256"),
+        (
+            {"sparsity_coefficients": (), "target_l0": (8.0,), "architecture": "topk", "options": {}},
+            r"gated\.target_l0 = \(8\.0,\): must be \(\) for topk with these options: no coefficient decides its L0",
+        ),
+    ],
+)
+def test_an_entry_gives_coefficients_or_targets_that_they_can_reach(changes, complaint):
+    values = schema.plain(config.parse(pareto_sweep.get_config()))
+    values["sweep"]["gated"].update(changes)
+    with pytest.raises(SettingError, match=complaint):
+        recipe.points(config.parse(values), lambda site: site)
+
+
+def test_the_sweep_and_more_steps_may_change_between_runs_and_an_entry_need_not_name_what_it_does_not_use():
+    old = schema.plain(config.parse(pareto_sweep.get_config()))
+    values = schema.plain(config.parse(pareto_sweep.get_config()))
+    values["sweep"]["more"] = values["sweep"].pop("gated")
+    del values["sweep"]["more"]["steps"], values["sweep"]["more"]["target_l0"]
+    values["training"]["steps"] = 30_000
+    schema.refuse_changes(old, config.parse(values))
+    assert {point.steps for point in recipe.points(config.parse(values), lambda site: site)} == {30_000}

@@ -129,6 +129,11 @@ class Autoencoder:
     b_dec: jax.Array
     options: Any
 
+    @classmethod
+    def coefficient_sets_l0(cls, options: Any) -> bool:
+        """Whether more of the sparsity coefficient means fewer active features, so that one can be found for an L0."""
+        return cls.warms_up and cls.STARTS_FROM is None
+
     def trained_fields(self) -> tuple[str, ...]:
         """The names of the arrays that gradients move; those that the options leave out are not among them."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]

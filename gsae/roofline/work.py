@@ -80,9 +80,7 @@ class MemberWork:
             abstract_state(Group((point,)), activation_width, alone()),
         )
         number = jax.ShapeDtypeStruct((), jnp.float32)
-        own = {
-            "sparsity_coefficient": number, "learning_rate": number, "seed": jax.ShapeDtypeStruct((), np.uint32)
-        }  # fmt: skip
+        own = {"learning_rate": number, "seed": jax.ShapeDtypeStruct((), np.uint32)}
         x_BD = jax.ShapeDtypeStruct((rows, activation_width), jnp.float32)
         update = functools.partial(update_member, settings=settings)
         program = jax.make_jaxpr(update)(member, own, x_BD, jax.ShapeDtypeStruct((), np.int32))

@@ -63,7 +63,6 @@ def _of_member(group: Group, activation_width: int, settings: StepSettings, size
     stacked = abstract_state(alone, activation_width, mesh)
     member = jax.tree.map(lambda leaf: typed(leaf.shape[1:], leaf.dtype, *leaf.sharding.spec[1:]), stacked)
     own = {
-        "sparsity_coefficient": typed((), jnp.float32),
         "learning_rate": typed((), jnp.float32),
         "seed": typed((), jnp.uint32),
     }

@@ -26,6 +26,7 @@ class Point:
         seed: of the initial parameters, alone or in a sweep.
         options: the architecture's frozen `Options`.
         steps: updates that it is to have; in no name and no program, because it may grow.
+        target_l0: the L0 that the training finds a coefficient for; 0 where the coefficient is given.
     """
 
     architecture: str
@@ -36,6 +37,7 @@ class Point:
     seed: int
     options: Any
     steps: int = 0
+    target_l0: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isinstance(self.width, int) and self.width > 0):
@@ -50,7 +52,8 @@ class Point:
     @property
     def name(self) -> str:
         """Readable, safe as a file name, different for different points: options other than the defaults are in it."""
-        parts = [self.architecture, self.site, str(self.width), f"l{_short(self.sparsity_coefficient)}"]
+        sparsity = f"t{_short(self.target_l0)}" if self.target_l0 else f"l{_short(self.sparsity_coefficient)}"
+        parts = [self.architecture, self.site, str(self.width), sparsity]
         parts += [f"lr{_short(self.learning_rate)}", f"s{self.seed}"]
         for field in dataclasses.fields(self.options):
             value = getattr(self.options, field.name)
@@ -61,7 +64,7 @@ class Point:
     @property
     def program(self) -> tuple[Any, ...]:
         """What points must share to be trained by one program."""
-        return self.architecture, self.site, self.width, self.options
+        return self.architecture, self.site, self.width, self.options, self.target_l0 > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +112,11 @@ class Group:
     def options(self) -> Any:
         """The shared options."""
         return self.points[0].options
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the training finds the sparsity coefficients, of all members."""
+        return self.points[0].target_l0 > 0
 
     def values(self, name: str, dtype: Any = np.float32) -> np.ndarray:
         """One attribute of every member, [S]."""

@@ -24,6 +24,8 @@ class Schedules:
         decay_start: the step at which the fall begins.
         final_fraction: what remains of the learning rate at the end of the fall.
         sparsity_warmup_steps: length of the linear rise of the sparsity coefficient from 0; 0 for none.
+        adjust_until: the step at which coefficients that follow a target L0 are frozen; they move from the half of the
+            warm-up on.
     """
 
     total_steps: int
@@ -33,6 +35,7 @@ class Schedules:
     decay_start: int = 0
     final_fraction: float = 0.0
     sparsity_warmup_steps: int = 0
+    adjust_until: int = 0
 
     def learning_rate_factor(self, step: jax.Array) -> jax.Array:
         """float32 factor of the learning rate at `step` (0 for the first update): warm-up times decay."""

@@ -14,7 +14,7 @@ from gsae import mesh as axes
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.registry import architecture
 from gsae.errors import SettingError
-from gsae.training import optimizer
+from gsae.training import optimizer, targets
 from gsae.training.groups import Group
 from gsae.training.members import over_members, place_members
 from gsae.training.schedules import Schedules, return_factor
@@ -73,6 +73,8 @@ class GroupState:
         steps_since_fired: int32 [S, F], steps since the feature last fired in a batch.
         active: bool [S]; False for padding and for members that became non-finite.
         last_resample: int32 [S], the step of the last event that revived a feature of the member, or `NEVER`.
+        sparsity_coefficient: float32 [S], after warm-up; only that of a point with a target L0 ever moves.
+        mean_l0: float32 [S], moving mean of the L0 of training batches.
     """
 
     autoencoder: Any
@@ -80,6 +82,8 @@ class GroupState:
     steps_since_fired: Leaf
     active: Leaf
     last_resample: Leaf
+    sparsity_coefficient: Leaf
+    mean_l0: Leaf
 
 
 def initial_state(group: Group, activation_width: int, mesh: Mesh | AbstractMesh) -> GroupState:
@@ -95,6 +99,8 @@ def initial_state(group: Group, activation_width: int, mesh: Mesh | AbstractMesh
             steps_since_fired=jnp.zeros((group.size, group.width), jnp.int32),
             active=jnp.arange(group.size) < len(group.points),
             last_resample=jnp.full(group.size, NEVER, jnp.int32),
+            sparsity_coefficient=jnp.asarray(group.values("sparsity_coefficient")),
+            mean_l0=jnp.full(group.size, targets.UNKNOWN, jnp.float32),
         )
 
     _check_sweep(group, mesh)
@@ -115,6 +121,8 @@ def state_shardings(group: Group, mesh: Mesh | AbstractMesh) -> GroupState:
         steps_since_fired=stacked(PartitionSpec(axes.FEATURE)),
         active=stacked(PartitionSpec()),
         last_resample=stacked(PartitionSpec()),
+        sparsity_coefficient=stacked(PartitionSpec()),
+        mean_l0=stacked(PartitionSpec()),
     )
 
 
@@ -158,10 +166,11 @@ def make_step(group: Group, settings: StepSettings, mesh: Mesh) -> jax.stages.Wr
     if group.width % mesh.shape[axes.FEATURE]:
         raise SettingError("config.mesh.feature", mesh.shape[axes.FEATURE], f"must divide the width {group.width}")
     constants = {
-        "sparsity_coefficient": group.values("sparsity_coefficient"),
         "learning_rate": group.values("learning_rate"),
         "seed": group.values("seed", np.uint32),
     }
+    if group.has_targets:
+        constants["target_l0"] = group.values("target_l0")
 
     def step_group(state: GroupState, x_BD: jax.Array, step: jax.Array) -> tuple[GroupState, Metrics]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -195,7 +204,7 @@ def update_member(
 
     Args:
         member: its state.
-        own: its scalars sparsity_coefficient, learning_rate and seed.
+        own: its scalars learning_rate and seed, and target_l0 where it has one.
         x_BD: the scaled batch, float32, rows over `data`.
         step: int32, updates made before this one.
         branches: see `Context`.
@@ -204,7 +213,7 @@ def update_member(
     parameters = {name: getattr(autoencoder, name) for name in autoencoder.trained_fields()}
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), TRAINING), own["seed"])
     warm_up = settings.schedules.sparsity_factor(step) if autoencoder.warms_up else 1.0
-    coefficient = own["sparsity_coefficient"] * warm_up
+    coefficient = member.sparsity_coefficient * warm_up
     context = Context(
         sparsity_coefficient=coefficient,
         key=jax.random.fold_in(key, step),
@@ -239,7 +248,10 @@ def update_member(
         autoencoder=autoencoder.replace(**parameters).after_update(stats),
         second_moments=second_moments,
         steps_since_fired=jnp.where(stats["fired"] > 0, 0, member.steps_since_fired + 1),
+        mean_l0=targets.mean_l0(member.mean_l0, stats["l0"]),
     )
+    if "target_l0" in own:
+        new = _nearer_to_target(new, own["target_l0"], step, settings.schedules)
     new = dataclasses.replace(jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, member), active=ok)
     # E||x||^2 out of sums that are there, so that no further one goes over the mesh
     x_squared = stats["squared_error"] + 2 * stats["x_dot_x_hat"] - stats["x_hat_squared"]
@@ -255,6 +267,12 @@ def update_member(
     }
     metrics = {name: jnp.where(member.active, value, jnp.nan).astype(jnp.float32) for name, value in metrics.items()}
     return new, metrics | {"active": ok.astype(jnp.float32)}
+
+
+def _nearer_to_target(member: GroupState, target: jax.Array, step: jax.Array, schedules: Schedules) -> GroupState:
+    begin, end = schedules.sparsity_warmup_steps // 2, schedules.adjust_until
+    coefficient = targets.adjusted(member.sparsity_coefficient, member.mean_l0, target, step, begin, end)
+    return dataclasses.replace(member, sparsity_coefficient=coefficient)
 
 
 def no_metrics() -> Metrics:
