@@ -1,5 +1,6 @@
 """One run in one workdir: its configuration, what its stages share, and where everything is kept."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
