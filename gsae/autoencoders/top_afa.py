@@ -10,7 +10,7 @@ sparsity coefficient is the weight of the norm loss; inputs are scaled as the ru
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -55,6 +55,11 @@ class TopAFA(base.Autoencoder):
     def calibrate(self, x_ND: jax.Array) -> Self:
         """b_dec at the rows' geometric median."""
         return self.replace(b_dec=geometric_median(x_ND).astype(self.b_dec.dtype))
+
+    @classmethod
+    def coefficient_sets_l0(cls, options: Any) -> bool:
+        """No: it weighs the norm loss, and L0 is what the norms make it."""
+        return False
 
     def unit_norm_fields(self) -> tuple[str, ...]:
         """W_dec: the norm of f is that of its parts."""

@@ -26,6 +26,11 @@ MULTIPLE = 4  # Gao et al.: multi-TopK adds the loss of so many times k features
 MEDIAN_ROWS = 32_768  # Gao et al.: from so many rows b_dec begins at their geometric median
 
 
+def _check_weight(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < math.inf:
+        raise SettingError(f"config.sae.{name}", value, "must be a number from 0")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectingOptions(base.CommonOptions):
     """Settings of autoencoders that select features.
@@ -183,8 +188,3 @@ class TopK(base.Autoencoder):
 def whole(k: jax.Array) -> jax.Array:
     """k as an integer."""
     return jnp.round(k).astype(jnp.int32)
-
-
-def _check_weight(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < math.inf:
-        raise SettingError(f"config.sae.{name}", value, "must be a number from 0")
