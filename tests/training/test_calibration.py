@@ -1,6 +1,11 @@
 """What an initial state takes from the rows: the same on any mesh, once, and not where a run goes on."""
 
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -87,3 +92,25 @@ def test_the_geometric_median_is_where_the_directions_to_all_rows_cancel():
     assert np.linalg.norm(np.mean(to_ND / np.linalg.norm(to_ND, axis=1, keepdims=True), axis=0)) < 1e-3
     assert np.all(median_D < 3) and np.all(rows_ND.mean(axis=0) > 100)
     np.testing.assert_allclose(geometric_median(np.full((5, 3), 2.0, np.float32)), 2, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_calibrate_as_one_does():
+    program = Path(__file__).with_name("calibrating.py")
+
+    def printed(processes):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        command = [sys.executable, program, port, str(processes)]
+        where = {"env": os.environ | {"PYTHONPATH": str(program.parents[2])}, "stdout": subprocess.PIPE, "text": True}
+        started = [subprocess.Popen([*command, str(i)], **where) for i in range(processes)]
+        lines = [process.communicate(timeout=300)[0].splitlines() for process in started]
+        return [[line.split()[1:] for line in own if line.startswith("calibrated ")] for own in lines]
+
+    (alone,), pair = printed(1), printed(2)
+    assert pair[0] == pair[1] and [line[:2] for line in alone] == [["topk", "2048"], ["jumprelu_tanh", "2048"]]
+    for one, two in zip(alone, pair[0], strict=True):
+        values, others = (np.frombuffer(bytes.fromhex(line[2]), np.float32) for line in (one, two))
+        assert np.all(values != 0)
+        np.testing.assert_allclose(values, others, rtol=1e-5, atol=1e-6)
