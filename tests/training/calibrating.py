@@ -1,4 +1,4 @@
-"""One process of some that calibrate together: python calibrating.py PORT PROCESSES PROCESS, prints what was set, in bytes."""
+"""One process of some that calibrate together: python calibrating.py PORT PROCESSES PROCESS; prints what was set."""
 
 import sys
 
