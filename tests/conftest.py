@@ -19,6 +19,25 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # pytest-xdist's workers find
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+# Every architecture is compared on meshes. A fresh checkout's test run compiles these, which differ most in what moves
+# between devices; the slow tests have the others.
+ON_MESHES = {"test_step_sharded.py", "test_evaluate_sharded.py", "test_linear_sharded.py"}
+SOON = {"gated", "standard", "jumprelu", "batchtopk", "matryoshka"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    from gsae.autoencoders.registry import ARCHITECTURES
+
+    names = {kind: name for name, kind in ARCHITECTURES.items()}
+    for item in items:
+        if item.path.name in ON_MESHES and hasattr(item, "callspec"):
+            given = (item.callspec.params.get(key) for key in ("name", "architecture", "cls"))
+            found = {names.get(one, one) for one in given} & set(ARCHITECTURES)
+            if found - SOON:
+                item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def google():
     """A local server of Google's buckets that this process and its children find: TensorStore looks only once."""
