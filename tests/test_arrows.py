@@ -54,7 +54,7 @@ ARROWS = {
         "activations.capture", "activations.exchange", "activations.live", "capacity", "errors",
         "evaluation.members", "language_models.loading", "language_models.sites", "training",
     },
-    "roofline": {"capacity", "chips", "errors", "memory", "mesh", "throughput", "training"},
+    "roofline": {"autoencoders.registry", "capacity", "chips", "errors", "memory", "mesh", "throughput", "training"},
     "rounds": {"artifacts", "autoencoders.registry", "autoencoders.saving", "errors", "training.groups"},
     "job": {
         "activations.capture", "activations.fitting", "activations.live", "activations.live_together",

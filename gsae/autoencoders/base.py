@@ -130,6 +130,11 @@ class Autoencoder:
     options: Any
 
     @classmethod
+    def feature_parts(cls, features: int, options: Any) -> tuple[int, ...]:
+        """How many features the parts have that its products see: all of them at once, unless it says otherwise."""
+        return (features,)
+
+    @classmethod
     def coefficient_sets_l0(cls, options: Any) -> bool:
         """Whether more of the sparsity coefficient means fewer active features, so that one can be found for an L0."""
         return cls.warms_up and cls.STARTS_FROM is None

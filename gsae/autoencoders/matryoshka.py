@@ -76,6 +76,12 @@ class Matryoshka(BatchTopK):
 
     options: MatryoshkaOptions = flax.struct.field(pytree_node=False, default=MatryoshkaOptions())
 
+    @classmethod
+    def feature_parts(cls, features: int, options: Any) -> tuple[int, ...]:
+        """All for the encoder, what each prefix adds for the decoder."""
+        ends = np.asarray(options.places(features)) * options.blocks
+        return (features, *map(int, np.diff(ends, prepend=0)))
+
     @property
     def prefixes(self) -> tuple[int, ...]:
         """How many features each prefix has, the last of them all."""

@@ -7,6 +7,7 @@ architecture is named: another one brings its own trace.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gsae.autoencoders.registry import architecture
 from gsae.memory import program_bytes
 from gsae.mesh import alone
 from gsae.throughput import Product, matrix_products
@@ -56,6 +58,7 @@ class MemberWork:
         trained: shapes of the trained arrays, each with whether its vectors are held at unit norm.
         compute_itemsize: bytes of an operand of the large products.
         rows, features: what stands for B and F in the shapes.
+        parts: what stands for features, all of them or some.
     """
 
     group: Group
@@ -67,13 +70,16 @@ class MemberWork:
     compute_itemsize: int
     rows: int
     features: int
+    parts: tuple[int, ...]
 
     @classmethod
     def of(cls, group: Group, activation_width: int, settings: StepSettings) -> "MemberWork":
         """Traces it; nothing is computed."""
-        # An axis that is F must not look like D.
-        features = group.width if group.width != activation_width else 2 * group.width
-        rows = next(rows for rows in TRACED_ROWS if rows not in (activation_width, features))
+        # An axis that is F, or a part of it, must not look like D.
+        parts_of = functools.partial(architecture(group.architecture).feature_parts, options=group.options)
+        features = next(n for n in itertools.count(group.width, group.width) if activation_width not in parts_of(n))
+        parts = parts_of(features)
+        rows = next(rows for rows in TRACED_ROWS if rows not in (activation_width, *parts))
         point = dataclasses.replace(group.points[0], width=features)
         member = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
@@ -98,6 +104,7 @@ class MemberWork:
             compute_itemsize=jnp.dtype(settings.compute_dtype).itemsize,
             rows=rows,
             features=features,
+            parts=parts,
         )
 
     def flops(self, share: Share) -> float:
@@ -114,7 +121,7 @@ class MemberWork:
             operands = self._numbers(product.left, share) + self._numbers(product.right, share)
             result = 4 * self._numbers(product.out, share)
             total += product.times * (jnp.dtype(product.dtype).itemsize * operands + result)
-            if self.rows in product.out and self.features in product.out:
+            if self.rows in product.out and set(self.parts) & set(product.out):
                 total += FEATURE_PASSES * result
         for shape, unit_norm in self.trained:
             passes = UPDATE_PASSES + UNIT_NORM_PASSES * unit_norm
@@ -129,8 +136,8 @@ class MemberWork:
         """
         found = []
         for product in self.products:
-            for rows_or_features, axis in ((self.features, feature), (self.rows, data)):
-                if rows_or_features in product.contracted:
+            for summed, axis in ((self.parts, feature), ((self.rows,), data)):
+                if set(summed) & set(product.contracted):
                     found += product.times * [Sum(axis, 4 * self._numbers(product.out, share))]
         vectors = sum(self._numbers(shape, share) for shape, _ in self.trained if len(shape) == 1)
         return [*found, Sum(data, 4 * vectors)]
@@ -144,5 +151,5 @@ class MemberWork:
         return program_bytes(self.program, lambda array: array.dtype.itemsize * self._numbers(array.shape, share))
 
     def _numbers(self, shape: Sequence[int], share: Share) -> float:
-        real = {self.rows: share.rows, self.features: share.features}
+        real = {part: share.features * part / self.features for part in self.parts} | {self.rows: share.rows}
         return math.prod(real.get(length, length) for length in shape)

@@ -115,8 +115,8 @@ def literal_feature_choice(p, x_BD, budgets_F, below_F):
     f = jnp.where(rank_BF < budgets_F, positive, 0)
     x_hat = f @ p["W_dec"] + p["b_dec"]
     e = stop(x_BD - x_hat)
-    rest = jax.nn.relu(jnp.where(below_F, z, 0))  # the largest of all, as in Mutual Choice
-    kept = rest >= jnp.sort(stop(rest).ravel())[-min(D // 2 * B, int((rest > 0).sum()))]
+    rest = jax.nn.relu(jnp.where(below_F, z, 0))  # the largest of each token
+    kept = rest >= jnp.sort(stop(rest), axis=1)[:, -(D // 2)][:, None]
     left = e - jnp.where(kept, rest, 0) @ p["W_dec"]
     share = jnp.sum(left**2) / jnp.sum((e - e.mean(0)) ** 2)
     variance = jnp.mean(jnp.sum((x_BD - x_BD.mean(0)) ** 2, 1))
@@ -132,7 +132,7 @@ def test_feature_choice_keeps_the_budget_of_every_feature(x_BD, randomised, cont
     assert budgets_F.max() > budgets_F.min() and np.all(np.abs(budgets_F - B * allowed_F) < 1)
     positive_F = (sae.preactivations(x_BD) > 0).sum(0)
     np.testing.assert_array_equal((f_BF > 0).sum(0), np.minimum(budgets_F, positive_F))
-    # Its auxiliary loss selects over the batch, whatever the budgets.
+    # Its auxiliary loss selects by token, whatever the budgets.
     trained = {name: getattr(sae, name) for name in sae.trained_fields()}
     ours, theirs = (
         jax.jit(in_training(sae, x_BD, late))(trained),

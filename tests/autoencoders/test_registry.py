@@ -86,7 +86,7 @@ def test_rescaled_works_on_raw_activations(sae, x_BD, scale):
     """Trained on x * scale, used on x: the same features fire, and the reconstruction is the trained one's / scale."""
     raw, f_trained = sae.rescaled(scale), sae.encode(x_BD * scale)
     f_raw = raw.encode(x_BD)
-    assert 0.05 < np.mean(f_raw != 0) < 0.95
+    assert 0.03 < np.mean(f_raw != 0) < 0.95  # top-AFA stops where the norm is reached
     np.testing.assert_array_equal(raw.active(f_raw), sae.active(f_trained))
     length = 1 if sae.bounded else scale  # what of the scale is the features'; the rest is the decoder vectors'
     np.testing.assert_allclose(f_raw, f_trained / length, atol=1e-12)
@@ -204,7 +204,10 @@ def test_every_architecture_has_a_page_that_names_its_settings():
     common = {field.name for field in dataclasses.fields(CommonOptions)}
     for name, kind in ARCHITECTURES.items():
         page = (DOCS / "architectures" / f"{name}.md").read_text()
-        assert page.startswith(f"# {name}\n") and f"architectures/{name}.md" in index
+        title = page.splitlines()[0]
+        assert (
+            title in (f"# {name}", f"# {title[2:].split(' (`')[0]} (`{name}`)") and f"architectures/{name}.md" in index
+        )
         if kind.Options.__module__ != kind.__module__:
             continue  # another's, on whose page they are
         inherited = [options for options in kind.Options.__mro__[1:] if dataclasses.is_dataclass(options)]

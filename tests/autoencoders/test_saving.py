@@ -65,7 +65,7 @@ def test_missing_files_are_named(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "topp"}, "'topp': must be one of abstopk, batchtopk, gated, jumprelu"),
+        ({"architecture": "topp"}, "'topp': must be one of abstopk, batchtopk, feature_choice, gated"),
         ({"options": {"colour": "red"}}, "config.sae.colour"),
         ({"options": {"reconstruction_scale": "mean"}}, "reconstruction_scale"),
         ({"options": {"tied": False}}, "W_mag"),

@@ -144,7 +144,7 @@ def test_refused_to_write(tmp_path):
         (gated, "x", "gemma_scope", {}, "jumprelu autoencoders only, not a Gated"),
         (free, "x", "gemma_scope", {"convert_to": "jumprelu"}, "norm one"),
         (gated, "x", "goodfire", {}, "must be one of saelens, dictionary_learning, gemma_scope, gsae"),
-        (gated, "x", "saelens", {"convert_to": "topk"}, "must be one of jumprelu"),
+        (gated, "x", "saelens", {"convert_to": "topk"}, "must be one of gated, jumprelu"),
         (gated, "used", "saelens", {}, "is there already"),
     ):
         with pytest.raises(SettingError, match=message) as refused:

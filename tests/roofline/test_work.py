@@ -18,6 +18,9 @@ from gsae.training.groups import group_points
 from gsae.training.step import abstract_state, batch_sharding, make_step
 
 B, D, F = 512, 64, 1024
+SELECTIONS = dict.fromkeys(("topk", "abstopk", "variational", "top_afa"), 2) | dict.fromkeys(
+    ("batchtopk", "mutual_choice", "feature_choice", "matryoshka"), 1
+)
 
 
 def work_of(name, width=F, members=1, d=D):
@@ -48,9 +51,10 @@ def test_what_is_summed_is_what_the_formula_of_collectives_says(name):
     found = {DATA: 0.0, FEATURE: 0.0}
     for one in work_of(name).sums(Share(B / 2, F / 4), FEATURE, DATA):
         found[one.axis] += one.size
-    # Selection by counting, 31 numbers a row, for f and for dead features, is no product: the estimate leaves it out.
-    counts = 2 * 31 * 4 * B / 2 if name in ("topk", "abstopk") else 0
-    formula["all-reduce", (FEATURE,)] -= counts
+    # Selection by counting, 31 numbers each time, is no product: the estimate leaves it out. A row's over its features
+    # for f and for dead features, or for these alone; Feature Choice counts a feature's rows as well.
+    formula["all-reduce", (FEATURE,)] -= SELECTIONS.get(name, 0) * 31 * 4 * B / 2
+    formula["all-reduce", (DATA,)] -= 31 * 4 * F / 4 if name == "feature_choice" else 0
     vectors = 8 * 4 * (F / 4 + D)  # counts and sums beside the gradients, which the estimate leaves out
     for axis, size in found.items():
         assert size == pytest.approx(formula["all-reduce", (axis,)], rel=0.01, abs=vectors), axis
