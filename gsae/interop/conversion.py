@@ -88,8 +88,8 @@ def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
 
     A gated one is on where pi_gate > 0, which is pi_mag > b_mag - exp(r_mag) b_gate, and its ReLU needs pi_mag > 0
     (Rajamanoharan et al. 2024, 2404.16014, appendix E); a standard one has the threshold 0. A latent within rounding of
-    its threshold may differ. One that selects over a batch while it trains, and by one threshold afterwards, has that
-    threshold in every feature.
+    its threshold may differ. One that selects over a batch while it trains, and by a threshold afterwards, has it here
+    too.
 
     Raises:
         SettingError: for an untied gated one, whose gate and magnitudes see different directions, and for one that
@@ -111,7 +111,7 @@ def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
         theta_F = np.maximum(0, bias_F - gain_F * arrays["b_gate"])
     elif isinstance(autoencoder, BatchTopK):
         gain_F, bias_F = np.ones_like(arrays["b_enc"]), arrays["b_enc"]
-        theta_F = np.full_like(bias_F, max(0.0, float(arrays["threshold"])))
+        theta_F = np.broadcast_to(np.maximum(0.0, arrays["threshold"]), bias_F.shape)  # one, or one of each feature
     elif isinstance(autoencoder, TopK):
         reason = f"a {type(autoencoder).__name__} keeps each token's k largest features; no threshold does"
         raise SettingError("as", "jumprelu", reason)

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_autoencoders import CASES, RESCALED, UNTIED, D, F, inputs, random_autoencoder
+from random_autoencoders import CASES, RESCALED, UNTIED, D, F, inputs, random_autoencoder, random_of
 
+from gsae.autoencoders.feature_choice import FeatureChoice
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU
+from gsae.autoencoders.mutual_choice import MutualChoice
 from gsae.errors import RunError, SettingError
 from gsae.interop.conversion import (
     arrays64,
@@ -130,3 +132,11 @@ def test_a_decoder_vector_without_direction_is_refused():
     sae = random_autoencoder(*CASES["gated"])
     with pytest.raises(SettingError, match="1 decoder vectors are zero"):
         with_unit_norm_decoder(sae.replace(W_dec=sae.W_dec.at[3].set(0)))
+
+
+@pytest.mark.parametrize(("kind", "threshold"), [(MutualChoice, 0.4), (FeatureChoice, np.linspace(0, 1, F))])
+def test_thresholds_of_those_that_choose_are_jumprelus(kind, threshold):
+    sae = random_of(kind, kind.Options()).replace(threshold=np.float32(threshold))
+    f_BF, all_BF = (as_jumprelu(one).encode(inputs()) for one in (sae, sae.replace(threshold=0 * sae.threshold)))
+    np.testing.assert_allclose(f_BF, sae.encode(inputs()), atol=1e-5)
+    assert 0.05 < np.mean(f_BF > 0) < np.mean(all_BF > 0)
