@@ -98,6 +98,7 @@ def test_a_second_run_has_nothing_to_do_and_needs_no_files(finished, files, tmp_
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
+@pytest.mark.slow
 def test_rows_of_an_iterator_train_the_same_sweep(files, tmp_path):
     rows = tiny_rows.truth()
     batches = (rows.read(SITE, k) + 0.5 for k in range(rows.num_superblocks))

@@ -125,6 +125,7 @@ def test_stages_run_alone_in_order_only(texts, tmp_path):
             pipeline.run(settings, tmp_path / "run", stage=missing)
 
 
+@pytest.mark.slow
 def test_runs_share_a_store_and_a_point_trains_alone_as_in_the_sweep(finished, texts, tmp_path):
     alone = tiny_run.configuration(
         texts,

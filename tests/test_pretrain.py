@@ -115,6 +115,7 @@ def test_sigterm_saves_at_once(settings, whole, tmp_path, monkeypatch):
     assert_ended_alike(whole, tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_the_length_may_change_until_the_decay_begins_and_nothing_else_may(settings, whole, tmp_path):
     longer = trained(settings, steps=16)
     run.train(longer, tmp_path / "whole")

@@ -194,6 +194,7 @@ def test_checkpoints_continue_on_another_mesh(tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_whole_run_on_a_mesh_ends_with_the_metrics_of_one_device(reference, tmp_path):
     """Three members on a sweep axis of two: one is padding. Weights may differ, gates flip; metrics are noise apart."""
     run(tmp_path, mesh_sizes=(2, 2, 2))
