@@ -42,6 +42,8 @@ def member_gradient(sae, coefficient, x_BD, context):
 def sweep_gradient(stacked, coefficients, x_BD, context, mesh):
     """As the production step goes over members; the gradients stand where the state would."""
 
+    context = context.replace(branches=mesh.shape["sweep"] == 1)  # as the step says
+
     def of_a_member(sae, coefficient):
         results, gradients = member_gradient(sae, coefficient, x_BD, context)
         return gradients, results
