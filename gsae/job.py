@@ -1,9 +1,7 @@
 """One run in one workdir: its configuration, what its stages share, and where everything is kept."""
 
-import dataclasses
 import functools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from gsae import artifacts, recipe, rounds, schema
+from gsae import artifacts, recipe, rounds
 from gsae.activations.row_import import HELD_OUT, TRAIN
 from gsae.activations.rows import Rows
 from gsae.autoencoders.registry import architecture
@@ -21,18 +19,12 @@ from gsae.errors import RunError, SettingError
 from gsae.language_models.parameters import count
 from gsae.language_models.settings import Settings
 from gsae.language_models.sites import Site, names_of, site_width
-from gsae.mesh import fetch, make_mesh, split_over
-from gsae.places import Place, place, try_out
-from gsae.processes.terminal import LOG
-from gsae.processes.waiting import dissenter, wait_for_all
+from gsae.mesh import make_mesh, split_over
+from gsae.places import Place, place
+from gsae.processes.waiting import wait_for_all
 from gsae.text.tokens import TokenStore
-from gsae.training import extending, starting
-from gsae.training.calibration import with_decoder_bias
 from gsae.training.checkpoints import shelf
-from gsae.training.cost import cost_of_update
 from gsae.training.groups import Group, Point, group_points
-from gsae.training.sinks import require_wandb
-from gsae.training.step import GroupState, initial_state
 
 CONFIG = "config.json"
 LANGUAGE_MODEL = "language_model.json"  # which one the names in the configuration meant when the workdir was made
@@ -48,77 +40,10 @@ class Job:
         self.seconds: dict[str, float] = {}
         self._tokens: dict[str, TokenStore] = {}
 
-    def prepare(self) -> None:
-        """Checks everything that can be wrong before any work is done, then marks the workdir as this run's."""
-        recorded = self.workdir / CONFIG
-        if recorded.exists():
-            try:
-                schema.refuse_changes(json.loads(recorded.read_text()), self.config)
-            except json.JSONDecodeError as error:
-                raise RunError(f"{recorded}: is not readable ({error})") from error
-        self._agree()
-        self._check_places()
-        recipe.check_mesh(self.config, self.mesh, self.points)
-        rounds.refuse_fewer_steps(self.points, self.weights_path)
-        starting.check(self.points, self.config.sae.start_from)
-        for steps in {point.steps for point in self.points}:
-            recipe.step_settings(recipe.with_steps(self.config, steps))
-            recipe.resampling(recipe.with_steps(self.config, steps))
-        require_wandb(self.config.logging.wandb_project)
-        if self.has_language_model and self.config.text.context_length > self.language_model.settings.context_length:
-            raise SettingError(
-                "config.text.context_length",
-                self.config.text.context_length,
-                f"the language model was made for at most {self.language_model.settings.context_length} tokens",
-            )
-        if self.config.activations.source == "live":
-            self._check_live()
-        if (self.workdir / SECONDS).exists():
-            self.seconds = json.loads((self.workdir / SECONDS).read_text())
-        if self.has_language_model:
-            from gsae.language_models.pinned import pin
-
-            self._agree_on_language_model()
-            if self.is_first:
-                pin(self.workdir / LANGUAGE_MODEL, self.language_model)
-        if self.is_first:
-            artifacts.write_json(recorded, schema.plain(self.config))
-        wait_for_all("workdir")
-
-    def _agree(self) -> None:
-        """Refuses processes that were started with different settings."""
-        found = dissenter("configuration", json.dumps(schema.plain(self.config) | {"processes": {}}))
-        if found:
-            process, own, first = found[0], schema.flat(json.loads(found[1])), schema.flat(json.loads(found[2]))
-            name = next(name for name in own | first if own.get(name) != first.get(name))
-            allowed = f"must be the same in all processes; process {process} was started with {own.get(name)!r}"
-            raise SettingError(name, first.get(name), allowed)
-        LOG.info(
-            "mesh %s; this process has %s", dict(self.mesh.shape), ", ".join(map(str, self.language_model_devices))
-        )
-
-    def _agree_on_language_model(self) -> None:
-        found = dissenter("language model", self.language_model.fingerprint)
-        if found:
-            name = self.config.language_model.name
-            raise RunError(f"config.language_model.name = {name!r}: process {found[0]} has other files than process 0")
-
     @property
     def is_first(self) -> bool:
         """Whether this is the process that writes what one process has to write, and the only one that prints."""
         return jax.process_index() == 0
-
-    def _check_places(self) -> None:
-        """What can be wrong with buckets, known before there is work to lose."""
-        if "://" in self.config.text.store:
-            allowed = (
-                "must be a directory: tokens are read in place; copy it from the bucket, or have it in the workdir"
-            )
-            raise SettingError("config.text.store", self.config.text.store, allowed)
-        shelf(self.checkpoints_path)
-        try_out(self.checkpoints_path)
-        if self.config.activations.source != "live":
-            try_out(self.activations_path, artifacts.MANIFEST)
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -183,34 +108,6 @@ class Job:
         if jax.process_count() > 1:
             sequences = int(np.min(multihost_utils.process_allgather(np.int32(sequences))))
         return sequences
-
-    def _check_live(self) -> None:
-        from gsae.memory import live_needs
-
-        activations = self.config.activations
-        if jax.process_count() > 1 and activations.devices:
-            allowed = "must be 0 with several processes: each makes its share of the rows on its devices of the mesh"
-            raise SettingError("config.activations.devices", activations.devices, allowed)
-        needs = live_needs(
-            self.language_model,
-            self.language_model_sites,
-            self.groups,
-            self.mesh,
-            self.language_model_devices,
-            recipe.step_settings(self.config),
-            superblock_rows=activations.superblock_rows,
-            context_length=self.config.text.context_length,
-            sequences_at_once=self.sequences_at_once,
-            dtype=activations.dtype,
-            revives=bool(self.config.training.resampling.at),
-            evaluates=0 < self.config.evaluation.every < self.config.training.steps,
-            gradients=activations.gradients,
-            limit=int(activations.memory_gb * 1e9),
-            processes=jax.process_count(),
-        )
-        for need in needs:
-            need.check()
-            print(f"live: about {need.describe()}")
 
     @functools.cached_property
     def language_model(self) -> Any:
@@ -417,71 +314,6 @@ class Job:
     def pursuit_path(self, point: Point) -> Path:
         """Where what pursuit made of a point's dictionary is kept."""
         return self.workdir / "pursuit" / point.name
-
-    def members(
-        self, groups: Sequence[Group], states: Mapping[str, GroupState], take: Callable[[Any, int, Mesh], Any]
-    ) -> Iterator[tuple[Point, Callable[[], Any], str]]:
-        """Every point with its autoencoder, as it works on raw activations, and its status.
-
-        Args:
-            groups: those that are trained.
-            states: by group.
-            take: out of a group: `member_on_mesh` or `member_on_host` of `training.extraction`.
-
-        Yields:
-            The autoencoder is a function, so that one is taken at a time; all processes call it together.
-        """
-        for group in groups:
-            state = states[group.name]
-            active = fetch(state.active)
-            for index, point in enumerate(group.points):
-                made = functools.partial(self._autoencoder, take, state.autoencoder, index, point.site)
-                yield point, made, "ok" if active[index] else "non-finite"
-
-    def _autoencoder(self, take: Callable[[Any, int, Mesh], Any], stacked: Any, index: int, site: str) -> Any:
-        taken = take(stacked, index, self.mesh)
-        return None if taken is None else taken.rescaled(self.input_scale(site))
-
-    def initial_state(self, group: Group, coefficients: Mapping[str, float] | None = None) -> GroupState:
-        """The state of a group before step 0, its decoder bias where the settings want it.
-
-        Args:
-            group: what is trained.
-            coefficients: of the points with a target, by name: what they begin with.
-        """
-        state = initial_state(group, self.activations.width(group.site), self.mesh)
-        if group.has_targets:
-            value_S = np.asarray([(coefficients or {})[point.name] for point in group.members], np.float32)
-            old_S = state.sparsity_coefficient
-            placed_S = jax.make_array_from_callback(old_S.shape, old_S.sharding, lambda index: value_S[index])
-            state = dataclasses.replace(state, sparsity_coefficient=placed_S)
-        if architecture(group.architecture).STARTS_FROM:
-            return starting.start_trained(group, state, self.config.sae.start_from, self.input_scale(group.site))
-        if self.config.sae.decoder_bias == "zeros":
-            return state
-        mean_D = self.activations.statistics(group.site)["mean"] * self.input_scale(group.site)
-        return with_decoder_bias(state, mean_D)
-
-    def go_on(self, record: Sequence[rounds.Round], r: rounds.Round) -> Callable[[Group], GroupState]:
-        """What gives the groups of a round the states in which their points ended an earlier one.
-
-        Args:
-            record: all rounds of this workdir.
-            r: one that begins where others ended.
-        """
-        widths = {site: self.activations.width(site) for site in self.activations.sites}
-        ends: extending.Ends = {}
-        for source, names in rounds.ends(record, r).items():
-            path = self.round_path(self.checkpoints_path, source)
-            groups = self.groups_of(source)
-            found = extending.last_states(path, source.fingerprint, groups, widths, self.mesh, r.begin)
-            ends |= {name: found[name] for name in names}
-        return lambda group: extending.extended_state(group, ends, widths[group.site], self.mesh)
-
-    def cost(self, group: Group) -> dict[str, float]:
-        """What an update of one point of the group costs."""
-        settings = recipe.step_settings(self.config, self.input_scale(group.site))
-        return cost_of_update(group, settings, self.activations.width(group.site), self.mesh)
 
     def took(self, name: str, seconds: float) -> None:
         """Adds to the time budget."""

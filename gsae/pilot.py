@@ -1,6 +1,7 @@
 """The pilot of a sweep with targets: a few steps with a few coefficients, side by side, to place the points'."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from gsae import artifacts, recipe
 from gsae.job import Job
 from gsae.mesh import fetch
 from gsae.processes.waiting import wait_for_all
+from gsae.states import initial_state
 from gsae.training.groups import Point, group_points
 from gsae.training.step import batch_sharding
 from gsae.training.targets import place
@@ -92,7 +94,7 @@ def _run(job: Job, pilots: Mapping[str, Sequence[Point]], steps: int) -> dict[st
             mesh=job.mesh,
             checkpoints=kept,
             logger=logger,
-            initialise=job.initial_state,
+            initialise=functools.partial(initial_state, job),
             producer=job.producer,
         )
     job.close_rows()

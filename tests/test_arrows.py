@@ -63,13 +63,25 @@ ARROWS = {
         "schema",
         "text.tokens", "training",
     },
-    "pilot": {"activations.batches", "artifacts", "job", "mesh", "processes", "recipe", "training"},
+    "pilot": {"activations.batches", "artifacts", "job", "mesh", "processes", "recipe", "states", "training"},
     "tokenise": {
         "artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "processes", "schema", "text",
     },
+    "preparation": {
+        "artifacts", "errors", "job", "language_models.pinned", "memory", "places", "processes", "recipe", "rounds",
+        "schema", "training",
+    },
+    "states": {"autoencoders.registry", "job", "mesh", "recipe", "rounds", "training"},
+    "judge": {
+        "artifacts", "autoencoders.saving", "equivalence", "errors", "evaluation", "job", "recipe", "training.groups",
+    },
+    "show": {
+        "artifacts", "autoencoders.saving", "dashboards", "equivalence", "errors", "job", "judge", "processes.waiting",
+        "reports", "rounds", "schema", "training.sinks",
+    },
     "pipeline": {
-        "activations", "artifacts", "autoencoders.saving", "config", "dashboards", "equivalence", "errors",
-        "evaluation", "job", "pilot", "processes", "recipe", "reports", "rounds", "schema", "tokenise", "training",
+        "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "judge", "pilot", "preparation",
+        "processes", "recipe", "reports", "rounds", "schema", "show", "states", "tokenise", "training",
     },
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},
@@ -92,7 +104,10 @@ ARROWS = {
     "": {"activations.row_stream", "interop.hub", "interventions"},  # gsae/__init__.py: what stands there by name
 }  # fmt: skip
 NAME_ARCHITECTURES = {"autoencoders", "interop"}  # other tools' formats say by name which one they hold
-KNOW_THE_CONFIGURATION = {"job", "main", "pipeline", "pretrain", "plan", "recipe", "run_flags", "tokenise"}
+KNOW_THE_CONFIGURATION = {
+    "job", "judge", "main", "pipeline", "preparation", "pretrain", "plan", "recipe", "run_flags", "show", "states",
+    "tokenise",
+}  # fmt: skip
 
 
 def module_of(file):

@@ -24,7 +24,7 @@ def prepared(tmp_path):
     def prepare(**changes):
         values = tiny_run.configuration(tmp_path, language_model__name=str(tmp_path / "model"), **changes)
         job = Job(config.parse(values), tmp_path / "run", "")
-        job.prepare()
+        prepare(job)
         return job
 
     return prepare

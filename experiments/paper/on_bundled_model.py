@@ -177,10 +177,10 @@ def write_study(workdir: Path, command: str) -> str:
     """The report of all finished parts; returns what the terminal shows."""
     import numpy as np
 
-    from gsae import pipeline
     from gsae.reports.curves import read_log
     from gsae.reports.report import write_report
     from gsae.reports.tables import read_results_csv
+    from gsae.show import versions
 
     rows: list[dict[str, Any]] = []
     pursued: list[dict[str, Any]] = []
@@ -206,7 +206,7 @@ def write_study(workdir: Path, command: str) -> str:
         config[part] = json.loads((run / "config.json").read_text())
     return write_report(
         workdir, rows=rows, densities=densities, baseline="standard", config=config, command=command,
-        versions=pipeline.versions(), seconds_per_stage=seconds, title="The Gated SAE paper on the bundled model",
+        versions=versions(), seconds_per_stage=seconds, title="The Gated SAE paper on the bundled model",
         pursued=pursued, curves_of=curves,
     )  # fmt: skip
 
