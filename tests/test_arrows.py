@@ -80,8 +80,8 @@ ARROWS = {
         "reports", "rounds", "schema", "training.sinks",
     },
     "pipeline": {
-        "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "judge", "pilot", "preparation",
-        "processes", "recipe", "reports", "rounds", "schema", "show", "states", "tokenise", "training",
+        "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "judge", "pilot",
+        "preparation", "processes", "recipe", "reports", "rounds", "schema", "show", "states", "tokenise", "training",
     },
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},

@@ -14,6 +14,7 @@ from gsae.errors import SettingError
 from gsae.job import Job
 from gsae.language_models import hub, loading, pinned
 from gsae.language_models.placement import place
+from gsae.preparation import prepare
 
 
 @pytest.fixture
@@ -21,13 +22,13 @@ def prepared(tmp_path):
     """Prepares a run of a copy of the bundled model in the same workdir; gives the job."""
     shutil.copytree(hub.find("bundled").directory, tmp_path / "model")
 
-    def prepare(**changes):
+    def begin(**changes):
         values = tiny_run.configuration(tmp_path, language_model__name=str(tmp_path / "model"), **changes)
         job = Job(config.parse(values), tmp_path / "run", "")
         prepare(job)
         return job
 
-    return prepare
+    return begin
 
 
 def test_changed_files_are_noticed(prepared, tmp_path):
