@@ -47,6 +47,7 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "logs" / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
     cached, live = tmp_path / "cached", tmp_path / "live"
     run(texts, cached, "store")

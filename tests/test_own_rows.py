@@ -41,6 +41,7 @@ def weights(workdir):
     return {file.parent.name: load_file(file) for file in sorted(workdir.glob("autoencoders/*/weights.safetensors"))}
 
 
+@pytest.mark.slow
 def test_results_have_all_columns_those_of_a_language_model_empty(finished):
     rows = results(finished)
     assert len(rows) == 4 and {row["site"] for row in rows} == {"own.site"}
@@ -62,6 +63,7 @@ def test_results_have_all_columns_those_of_a_language_model_empty(finished):
         assert float(row["fvu"]) < 1 and row["status"] == "ok" and row["tokens"] == "1500"
 
 
+@pytest.mark.slow
 def test_fvu_is_that_of_rows_that_never_trained(finished):
     held_out = ActivationStore.open(finished / "activations" / "held_out")
     judged = np.concatenate([held_out.read("own.site", k) for k in range(held_out.num_superblocks)])[:1500]
@@ -79,6 +81,7 @@ def test_fvu_is_that_of_rows_that_never_trained(finished):
     assert len(theirs) == pytest.approx(0.1 * len(known), rel=0.1) and len(trained) == 8 * 2048
 
 
+@pytest.mark.slow
 def test_the_report_speaks_of_fvu(finished):
     page = (finished / "report.html").read_text()
     assert "for the same FVU" in page or "share no fixed value of FVU" in page
@@ -88,6 +91,7 @@ def test_the_report_speaks_of_fvu(finished):
         assert (finished / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_second_run_has_nothing_to_do_and_needs_no_files(finished, files, tmp_path):
     before = {file: file.stat().st_mtime_ns for file in finished.rglob("*.json") if "evaluation" in str(file)}
     moved = files.rename(tmp_path / "elsewhere")

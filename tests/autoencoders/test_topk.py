@@ -115,7 +115,9 @@ def program(name, points, mesh, **settings):
     return make_step(group, steps, mesh), initial_state(group, D, mesh)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in [(1, 1, 1), (1, 2, 4)])]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_of_k_is_one_program_on_any_mesh(name, shape):
     mesh = make_mesh(*shape)

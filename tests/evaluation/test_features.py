@@ -197,7 +197,9 @@ def spread(member):
     return Member(member.name, member.site, lambda: jax.device_get(member.autoencoder))
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 1, 4), (1, 8, 1)])
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in [(1, 1, 4), (1, 8, 1)])]
+)
 def test_on_a_mesh_everything_is_as_on_one_device(language_model, shape):
     members = MEMBERS if shape != (1, 1, 4) else [selecting("topk"), selecting("batchtopk")]
     features = dict(zip([member.name for member in members], FEATURES.values(), strict=False))

@@ -119,6 +119,7 @@ def test_greedy_text_is_the_argmax_of_the_whole_pass(lm):
     np.testing.assert_array_equal(lm.generate(prompt, 8, sae=sae), plain)  # nothing edited
 
 
+@pytest.mark.slow
 def test_draws_follow_the_temperature(lm):
     prompt = lm.encode("import ")
     p = np.asarray(jax.nn.softmax(lm.model(prompt)[0, -1] / 0.7))
