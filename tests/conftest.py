@@ -19,9 +19,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # pytest-xdist's workers find
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
-# Every architecture is compared on meshes. A fresh checkout's test run compiles these, which differ most in what moves
-# between devices; the slow tests have the others.
-ON_MESHES = {"test_step_sharded.py", "test_evaluate_sharded.py", "test_linear_sharded.py"}
+# Steps of every architecture, alone and on meshes, take long to compile. A fresh checkout's test run has these, which
+# differ most in what moves between devices; the slow tests have the others.
+COMPILED_FOR_EACH = {"test_step.py", "test_step_sharded.py", "test_evaluate_sharded.py", "test_linear_sharded.py"}
 SOON = {"gated", "standard", "jumprelu", "batchtopk", "matryoshka"}
 
 
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items):
 
     names = {kind: name for name, kind in ARCHITECTURES.items()}
     for item in items:
-        if item.path.name in ON_MESHES and hasattr(item, "callspec"):
+        if item.path.name in COMPILED_FOR_EACH and hasattr(item, "callspec"):
             given = (item.callspec.params.get(key) for key in ("name", "architecture", "cls"))
             found = {names.get(one, one) for one in given} & set(ARCHITECTURES)
             if found - SOON:

@@ -74,9 +74,8 @@ def assert_alike(found, expected, tolerance=1e-5):
     assert found.metrics["loss_recovered"] == pytest.approx(recovered, abs=1e-4, nan_ok=True)
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 2, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in MESHES if s != (2, 2, 2))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", MESHES)
 def test_every_architecture_is_judged_on_a_mesh_as_on_one_device(shape):
     mesh = make_mesh(*shape)
     members = [Member(name, SITE, random_member(name)) for name in ARCHITECTURES]

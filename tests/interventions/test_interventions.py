@@ -102,6 +102,7 @@ def test_the_first_position_and_special_tokens_stay(lm, sae):
     np.testing.assert_array_equal(nowhere.loss_BP, nowhere.clean_loss_BP)
 
 
+@pytest.mark.slow
 def test_greedy_text_is_the_argmax_of_the_whole_pass(lm):
     """What was written token by token, seen at once: each is the likeliest after those before it."""
     sae = random_sae(lm, "mlp_out.1", Gated)

@@ -133,9 +133,7 @@ def after_resampling(name, shape):
 RESAMPLED = [(name, shape) for name in FRESH for shape in MESHES]  # others keep the vectors that they began with
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), RESAMPLED + [pytest.param(name, OWN[name], marks=pytest.mark.slow) for name in FRESH]
-)
+@pytest.mark.parametrize(("name", "shape"), RESAMPLED)
 def test_resampling_selects_and_revives_as_on_one_device(name, shape):
     (one, one_counts), (many, many_counts) = (after_resampling(name, s) for s in ((1, 1, 1), shape))
     assert many_counts["dead"].tolist() == one_counts["dead"].tolist() == [6, 1, 14, 0]
