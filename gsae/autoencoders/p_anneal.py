@@ -18,7 +18,6 @@ from gsae.autoencoders import base, linear
 from gsae.autoencoders.base import parameter
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.standard import Standard
-from gsae.autoencoders.statistics import mean_squared_norm, reconstruction_statistics
 from gsae.errors import SettingError
 
 
@@ -62,9 +61,8 @@ class PAnneal(Standard):
     Options = PAnnealOptions
 
     # What follows is optional for the order of fields alone: it is never None.
-    stage: jax.Array | None = parameter(
-        feature_axis=None, trained=False, optional=True, scalar=True
-    )  # []: falls so far
+    # []: falls so far.
+    stage: jax.Array | None = parameter(feature_axis=None, trained=False, optional=True, scalar=True)
     factor: jax.Array | None = parameter(feature_axis=None, trained=False, optional=True, scalar=True)  # []: of lambda
     seen: jax.Array | None = parameter(feature_axis=None, trained=False, optional=True, scalar=True)  # []: since then
     penalties: jax.Array | None = parameter(feature_axis=None, trained=False, optional=True)  # [2 Q]: with p; the next
@@ -106,26 +104,13 @@ class PAnneal(Standard):
             "penalties": jnp.where(due, 0, jnp.concatenate(self._queue())),
         }
 
-    def loss(self, batch: Mapping[str, jax.Array], context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """||x - x_hat||^2 + lambda factor ||f||_p^p, summed over an example, averaged over the batch.
-
-        Five products of B D F multiplications with its gradient.
-        """
-        x_BD = batch["x"]
-        target_BD = batch.get("target", x_BD)
-
-        f_BF = self.encode(x_BD, context)
-        x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
-
+    def penalised(self, f_BF: jax.Array, context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """lambda factor ||f||_p^p, averaged over the batch, and where annealing is after it."""
         state = self.annealed(context.progress)
         penalty = self.lp(f_BF, self.p(state["stage"]))
         following = self.lp(stop_gradient(f_BF), self.p(state["stage"] + 1))
-        reconstruction = self.options.error_scale(target_BD) * mean_squared_norm(target_BD - x_hat_BD)
         sparsity = context.sparsity_coefficient * state["factor"] * penalty
-
-        stats = reconstruction_statistics(target_BD, x_hat_BD, self.fired(f_BF))
-        stats |= {"reconstruction": reconstruction, "sparsity": sparsity, "auxiliary": jnp.zeros_like(reconstruction)}
-        return reconstruction + sparsity, stats | stop_gradient(self._remembered(state, penalty, following))
+        return sparsity, stop_gradient(self._remembered(state, penalty, following))
 
     def _remembered(self, state, penalty, following) -> dict[str, jax.Array]:
         """The state with one more batch in the queue."""

@@ -47,8 +47,12 @@ class Standard(base.Autoencoder):
         x_hat_BD = linear.decode(f_BF, self.W_dec, context.compute_dtype) + self.b_dec
 
         reconstruction = self.options.error_scale(target_BD) * mean_squared_norm(target_BD - x_hat_BD)
-        sparsity = context.sparsity_coefficient * self.sparsity_penalty(f_BF)
+        sparsity, own = self.penalised(f_BF, context)
 
         stats = reconstruction_statistics(target_BD, x_hat_BD, self.fired(f_BF))
         stats |= {"reconstruction": reconstruction, "sparsity": sparsity, "auxiliary": jnp.zeros_like(reconstruction)}
-        return reconstruction + sparsity, stats
+        return reconstruction + sparsity, stats | own
+
+    def penalised(self, f_BF: jax.Array, context: Context) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """What the loss has beside the reconstruction, lambda in it, and what `after_update` needs to know: nothing."""
+        return context.sparsity_coefficient * self.sparsity_penalty(f_BF), {}

@@ -23,9 +23,7 @@ from gsae.processes.waiting import client, wait_for_all
 FAILED = "gsae/failed"  # the note: exit code, process, what it says
 LOOK = "its file in the same directory may say why"
 SEEN = "gsae/seen/"  # which processes have read it
-LINGER = (
-    5.0  # seconds at most for which the first process, whose coordination service has the note, lets others read it
-)
+LINGER = 5.0  # seconds at most for which the first process, which has the note, lets others read it
 GRACE = 2.0  # seconds in which whoever has failed leaves a note before its peers blame the connection
 
 
@@ -186,9 +184,7 @@ class Together:
             names = ", ".join(map(str, dead))
             return dead, f"process {names} has stopped without a word; {LOOK}"
         if failing.JAX_ENDS_IT in printed:
-            return [
-                0
-            ], "process 0, which coordinates the others, has stopped; its file in the same directory may say why"
+            return [0], f"process 0, which coordinates the others, has stopped; {LOOK}"
         return [], f"XLA ended this process; {self._log} says why"
 
     def _end(

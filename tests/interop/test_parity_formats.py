@@ -15,11 +15,6 @@ torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
-def sae_lens():
-    return pytest.importorskip("sae_lens")
-
-
-@pytest.fixture(scope="module")
 def dictionary_learning():
     pytest.importorskip("dictionary_learning")
     import dictionary_learning.dictionary

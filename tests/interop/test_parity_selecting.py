@@ -16,11 +16,6 @@ torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
-def sae_lens():
-    return pytest.importorskip("sae_lens")
-
-
-@pytest.fixture(scope="module")
 def load_dictionary():
     pytest.importorskip("dictionary_learning")
     from dictionary_learning.utils import load_dictionary
