@@ -1,11 +1,11 @@
 """Every architecture on one frontier, on the language model that ships with gsae.
 
-    python -m gsae.main --config=experiments/architectures.py
+    python -m gsae.main --config=experiments/architectures.py             # seed 0
+    python -m gsae.main --config=experiments/architectures.py:seeds       # seeds 0, 1 and 2, with bands
+    python -m gsae.main --config=experiments/architectures.py:tuning      # learning rates, on tokens of their own
 
-The front door's text, site, rows and schedule; gated and standard as tuned there. The others stand at the front door's
-learning rate and at coefficients that were not tuned: a starting point, not a comparison to be quoted. Where k features
-are selected, k stands in the place of the sparsity coefficient; so does the target of jumprelu_target. The options are
-explained in docs/architectures/.
+The front door's text, site and rows, and half of its steps. Where k features are selected, k stands in the place of the
+sparsity coefficient; so does the target of jumprelu_target. The options are explained in docs/architectures/.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,21 @@ from ml_collections import ConfigDict
 from experiments import pareto_sweep
 
 SELECTED = (2, 4, 10, 40)  # k or the target L0, features a token
+PARTS = ("", "seeds", "tuning")
+TRIED = (1e-3, 2e-3, 4e-3, 8e-3)  # learning rates
+TRIAL_SEED = 100
 
 
-def get_config() -> ConfigDict:
+def get_config(part: str = "") -> ConfigDict:
     """The front door's settings, with four points of each architecture."""
+    if part not in PARTS:
+        raise ValueError(f"architectures.py:{part}: must be one of {', '.join(PARTS[1:])}, or nothing")
     config = pareto_sweep.get_config()
+    config.training.steps = 10_240
+    config.training.sparsity_warmup = "1000 steps"
+    config.training.checkpoint_every = 2000
+    config.evaluation.every = 0
+    config.evaluation.tokens = 51_200
     common = {"reconstruction_scale": "sum", "decoder_transpose_init": True}
     auxiliary = {"auxiliary_k": 0, "auxiliary_coefficient": 1 / 32, "geometric_median": True}
     zipf = {"zipf_exponent": 1.0, "zipf_shift": 10.0}
@@ -96,4 +106,12 @@ def get_config() -> ConfigDict:
         entry.seeds = (0,)
         entry.options = ConfigDict(common | options)
         config.sweep[name] = entry
+    for entry in config.sweep.values():
+        if part == "tuning":
+            entry.learning_rates, entry.seeds = TRIED, (TRIAL_SEED,)
+        elif part == "seeds":
+            entry.seeds = (0, 1, 2)
+    if part == "tuning":  # judged on tokens that no result is measured on
+        config.seed = TRIAL_SEED
+        config.evaluation.skip_tokens, config.evaluation.tokens = 102_400, 25_600
     return config

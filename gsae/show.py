@@ -94,5 +94,10 @@ def _show_features(job: Job) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of what decides the numbers."""
-    packages = ("gsae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    found = {"python": platform.python_version()}
+    for name in ("gsae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[name] = "not installed"
+    return found

@@ -38,6 +38,28 @@ def pytest_collection_modifyitems(items):
                 item.add_marker("slow")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    return (yield from skipped_without_devices())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from skipped_without_devices())
+
+
+def skipped_without_devices():
+    """Tests that need eight devices are skipped where `JAX_PLATFORMS=cuda` or another one has fewer."""
+    from gsae.errors import SettingError
+
+    try:
+        return (yield)
+    except SettingError as error:
+        if os.environ["JAX_PLATFORMS"] != "cpu" and "devices" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
 @pytest.fixture(scope="session")
 def google():
     """A local server of Google's buckets that this process and its children find: TensorStore looks only once."""

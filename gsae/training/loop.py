@@ -227,7 +227,7 @@ def _keep(done: int, states: States, steps: int, checkpoints: Checkpoints, logge
         checkpoints.save(done, states)
     if stopping:
         checkpoints.wait()
-        raise Interrupted(f"{stop.signal_name}: saved at step {done} of {steps}; the same command goes on from there")
+        raise Interrupted(f"{stop.signal_name}: saved at step {done} of {steps}")
 
 
 def _resample(

@@ -33,6 +33,12 @@ def test_nothing_is_said_of_what_the_rows_do_not_show():
     assert by_name([]) == {}
 
 
+def test_points_without_an_active_feature_say_nothing_about_shrinkage():
+    silent = [row("base", 0.0, -0.1, gamma=0.3), row("base", 0.0, -0.2, seed=1, gamma=0.2)]
+    (sentence,) = by_name(frontier("base", 2.0) + silent)["gamma"].sentences
+    assert sentence.startswith("gamma of base: median 1.000, from 1.000 to 1.000 over 3 points")
+
+
 def test_sites_and_seeds():
     rows = []
     for site, factors in {"mlp_out": (2.0, 3.0), "resid_post": (4.0, 1.0)}.items():
