@@ -192,17 +192,23 @@ def _equivalence(svg: str, equivalent: str) -> str:
 
 
 def _weights(rows: Sequence[Row]) -> str:
-    names = [str(row["point"]) for row in rows if row.get("point")]
-    example = names[0] if names else "<point>"
+    paths = [_path(str(row["point"])) for row in rows if row.get("point")]
+    example = paths[0] if paths else "autoencoders/<point>"
     code = (
         "import gsae\n\n"
-        f'sae = gsae.load("autoencoders/{example}")  # a path relative to this file\n'
+        f'sae = gsae.load("{example}")  # a path relative to this file\n'
         "f = sae.encode(x)       # features [..., F] of raw activations x [..., D]\n"
         "x_hat = sae.decode(f)   # their reconstruction\n"
     )
-    listed = "\n".join(f"autoencoders/{name}" for name in names)
-    more = f"<details><summary>All {len(names)} paths</summary><pre>{escape(listed)}</pre></details>" if names else ""
+    listed = "\n".join(paths)
+    more = f"<details><summary>All {len(paths)} paths</summary><pre>{escape(listed)}</pre></details>" if paths else ""
     return f"<pre>{escape(code)}</pre>{more}"
+
+
+def _path(point: str) -> str:
+    """Where a point's weights are, seen from the report; of several runs, the run's folder stands before its name."""
+    run, slash, name = point.rpartition("/")
+    return f"{run}{slash}autoencoders/{name}"
 
 
 def _provenance(

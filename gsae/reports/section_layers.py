@@ -33,6 +33,7 @@ class Line(NamedTuple):
 
     kind: str
     coefficient: float
+    seed: object
     rows: Sequence[Row]
 
 
@@ -54,7 +55,7 @@ def lines_of(rows: Sequence[Row]) -> list[Line]:
             found.setdefault((kind(row), *(row.get(name) for name in settings)), {})[place(row)] = row
     order = list(by_place(rows))
     return [
-        Line(key[0], key[2], [of_site[site] for site in order if site in of_site])
+        Line(key[0], key[2], key[4], [of_site[site] for site in order if site in of_site])
         for key, of_site in found.items()
         if len(of_site) >= FEWEST
     ]
@@ -70,7 +71,8 @@ def over_layers(rows: Sequence[Row]) -> Section | None:
         norms, l0, l1 = ([number(row, name) for row in line.rows] for name in ("input_norm", "l0", "l1"))
         by_norm = fit(norms, l0)
         reach = f"{significant(min(l0))} to {significant(max(l0))}"
-        table_lines.append([line.kind, short(line.coefficient), str(len(l0)), reach, f"{max(l0) / min(l0):.2f}"])
+        table_lines.append([line.kind, short(line.coefficient), str(line.seed), str(len(l0)), reach])
+        table_lines[-1].append(f"{max(l0) / min(l0):.2f}")
         table_lines[-1] += [significant(by_norm.intercept), significant(by_norm.slope), decimals(3)(by_norm.r)]
         table_lines[-1].append(significant(float(np.mean(l1)) / float(np.mean(l0))))
     for name in dict.fromkeys(line.kind for line in lines):
@@ -84,7 +86,7 @@ def over_layers(rows: Sequence[Row]) -> Section | None:
             f"coefficient; L0 and L1 correlate at {r:.3f} over {len(every)} points; reconstructions have "
             f"{min(norm_ratios):.3f} to {max(norm_ratios):.3f} of the inputs' norm."
         )
-    headings = ("kind", "coefficient", "sites", "L0", "max / min", "intercept", "slope", "r", "L1 / L0")
+    headings = ("kind", "coefficient", "seed", "sites", "L0", "max / min", "intercept", "slope", "r", "L1 / L0")
     table = ("Fits of L0 = intercept + slope × mean input norm, over sites", headings, table_lines)
     caption = (
         "A line for every kind and coefficient, a marker for every site. Dashed at the left: the fits of the table. "

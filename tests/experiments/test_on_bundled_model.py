@@ -1,6 +1,8 @@
 """The paper's study on the bundled model: its parts hold, and a tiny one runs, stops and goes on."""
 
+import html
 import json
+import re
 
 import pytest
 from tiny_run import SETTINGS, documents
@@ -64,6 +66,8 @@ def test_a_tiny_study(tmp_path, capsys):
     }  # fmt: skip
     assert len(read_results_csv(study / "pursuit.csv")) == 8 * 6
     page = (study / "report.html").read_text()
+    listed = re.findall(r"^\S*autoencoders/\S+$", html.unescape(re.sub("<[^>]+>", "\n", page)), re.MULTILINE)
+    assert len(listed) == len(rows) and all((study / path).is_dir() for path in listed)
     for title in ("Variants", "Rescale &amp; shift", "Inference-time optimisation", "Dead features", "Compute"):
         assert f"<h2>{title}</h2>" in page, title
     assert "Rescale & shift:" in capsys.readouterr().out

@@ -131,8 +131,8 @@ def test_l0_against_input_norm_has_the_numbers_of_its_fit():
     rows = layers("base", lambda norm: 3 + 5 * norm) + layers("new", lambda norm: 20.0)
     found = by_name(rows)["layers"]
     base, new = found.tables[0][2]
-    assert base == ["base", "0.5", "4", "13.0 to 83.0", "6.38", "3.00", "5.00", "1.000", "2.00"]
-    assert new[4:] == ["1.00", "20.0", "0", "–", "2.00"]  # no correlation where nothing varies
+    assert base == ["base", "0.5", "0", "4", "13.0 to 83.0", "6.38", "3.00", "5.00", "1.000", "2.00"]
+    assert new[5:] == ["1.00", "20.0", "0", "–", "2.00"]  # no correlation where nothing varies
     assert "base: from site to site L0 varies by a factor of 6.38 to 6.38" in found.sentences[0]
     assert "correlate at 1.000 over 4 points; reconstructions have 0.950 to 0.950" in found.sentences[0]
     assert len(found.figure.axes) == 5
