@@ -52,21 +52,22 @@ def page(
         findings: further sections; each stands on the page as it is.
     """
     several, quality = len(by_place(rows)) > 1, quality_of(rows)
+    points = rows if every is None else every
     parts = {
         "title": escape(title),
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
-        "subtitle": escape(_subtitle(rows)),
+        "subtitle": escape(_subtitle(points)),
         "headline": "\n".join(f'<p class="headline">{escape(text)}</p>' for text in headline(rows, compared)),
         "frontier": _figure(figures["frontier"], FRONTIER_CAPTIONS[quality.column], wide=several),
         "warnings": _warnings(warnings(rows)),
         "comparison": _comparison(compared),
-        "points": _points(as_kinds(rows if every is None else every)) + _features(features_page),
+        "points": _points(as_kinds(points)) + _features(features_page),
         "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION, wide=several),
         "density": _figure(figures["density"], DENSITY_CAPTION.format(unit=quality.unit), wide=True),
         "equivalence": _equivalence(figures.get("equivalence", ""), equivalent),
         "findings": "\n".join(_finding(section) for section in findings),
         "training": _training(figures.get("training", "")),
-        "weights": _weights(rows),
+        "weights": _weights(points),
         "provenance": _provenance(config, command, versions, seconds_per_stage, rows_came),
     }
     return Template((HERE / "report.html").read_text(encoding="utf-8")).substitute(parts)
