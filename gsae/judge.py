@@ -62,7 +62,7 @@ def evaluate(job: Job) -> None:
     )
     if settings.pursuit:
         _pursue(job, digests)
-    equivalence.measure(job)  # last: one process does it, and the others have no collective to wait in
+    equivalence.measure(job)
 
 
 def _dictionary(job: Job, member: tuple[Point, Callable[[], Any], str], result: Any) -> dict[str, Any]:

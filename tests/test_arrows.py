@@ -37,8 +37,8 @@ ARROWS = {
     "interop": {"artifacts", "autoencoders", "errors"},
     "interventions": {"autoencoders", "errors", "evaluation.splice", "language_models"},
     "equivalence": {
-        "artifacts", "autoencoders.saving", "evaluation.batches", "interop.equivalence", "interventions.programs",
-        "job", "language_models.placement", "language_models.sites",
+        "artifacts", "autoencoders", "evaluation", "interop.equivalence", "job", "language_models.sites", "mesh",
+        "training.groups",
     },
     "export": {"artifacts", "autoencoders.base", "errors", "interop"},
     "training": {

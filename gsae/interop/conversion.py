@@ -4,7 +4,7 @@ Axes: D activation width, F features.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ UNIT_NORM = 1e-3  # how far from one the norm of a decoder vector that is held a
 Arrays = dict[str, np.ndarray]
 
 
-def arrays64(autoencoder: Autoencoder) -> Arrays:
-    """The arrays of an autoencoder in float64, by our names."""
+def arrays64(autoencoder: Autoencoder, but: Collection[str] = ()) -> Arrays:
+    """The arrays of an autoencoder in float64, by our names, but for some."""
     return {
-        name: np.asarray(jax.device_get(getattr(autoencoder, name)), np.float64) for name in autoencoder.feature_axes
+        name: np.asarray(jax.device_get(getattr(autoencoder, name)), np.float64)
+        for name in autoencoder.feature_axes
+        if name not in but
     }
 
 
@@ -95,15 +97,29 @@ def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
         SettingError: for an untied gated one, whose gate and magnitudes see different directions, and for one that
             keeps the k largest, which no threshold does.
     """
-    autoencoder = as_others_know_it(autoencoder)
-    if isinstance(autoencoder, JumpReLU):
-        return autoencoder
+    plain = as_others_know_it(autoencoder)
+    if isinstance(plain, JumpReLU):
+        return plain
+    decoder = {name: np.asarray(jax.device_get(getattr(plain, name))) for name in ("W_dec", "b_dec")}
+    made = thresholded_encoder(plain) | decoder
+    return build(JumpReLU, JumpReLUOptions(log_threshold=False), made).with_metadata(autoencoder.metadata)
+
+
+def thresholded_encoder(autoencoder: Autoencoder) -> Arrays:
+    """W_enc, b_enc and threshold of the JumpReLU that computes the same, float64; its decoder is the autoencoder's own.
+
+    Features stay in the order in which they are stored, and each follows from its own numbers alone: the arrays may be
+    those of some features.
+
+    Raises:
+        SettingError: as `as_jumprelu`.
+    """
+    arrays = arrays64(autoencoder, but=("W_dec",))
     if isinstance(autoencoder, RescaledStandard):
-        autoencoder = as_gated(autoencoder)
-    arrays = arrays64(autoencoder)
+        arrays["b_gate"] = arrays.pop("b_enc")  # a gated one: `as_gated`
     if isinstance(autoencoder, Standard):
         gain_F, bias_F, theta_F = np.ones_like(arrays["b_enc"]), arrays["b_enc"], np.zeros_like(arrays["b_enc"])
-    elif isinstance(autoencoder, Gated):
+    elif isinstance(autoencoder, Gated | RescaledStandard):
         if "W_mag" in arrays:
             reason = "one threshold a feature cannot say what an untied gated autoencoder's two encoders do"
             raise SettingError("as", "jumprelu", reason)
@@ -118,14 +134,7 @@ def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:
     else:
         raise SettingError("as", "jumprelu", f"no conversion of a {type(autoencoder).__name__} is known")
     W_enc_DF = arrays["W_enc"] * gain_F
-    made = {
-        "W_enc": W_enc_DF,
-        "W_dec": arrays["W_dec"],
-        "b_enc": bias_F - arrays["b_dec"] @ W_enc_DF,
-        "b_dec": arrays["b_dec"],
-        "threshold": theta_F,
-    }
-    return build(JumpReLU, JumpReLUOptions(log_threshold=False), made).with_metadata(autoencoder.metadata)
+    return {"W_enc": W_enc_DF, "b_enc": bias_F - arrays["b_dec"] @ W_enc_DF, "threshold": theta_F}
 
 
 def with_unit_norm_decoder(autoencoder: Autoencoder) -> Autoencoder:
