@@ -10,6 +10,7 @@ not at all. Exit codes: 0 done; 1 the files or the hub are at fault; 2 a flag is
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -129,6 +130,9 @@ def metrics_of(point: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> int:
     """Exports as the command line says; gives the exit code."""
     flags = parser().parse_args(arguments)
+    # jax has not been asked for its devices yet: conversions are the host's work, and no accelerator has to hold what
+    # many of them trained.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     try:
         print(export(flags))
     except (SettingError, RunError) as error:

@@ -24,7 +24,8 @@ import numpy as np
 CORRECTION, PILLARS, DIRECTION = 0.05, 100, 0.9
 COMPARED = 4096  # C at most: features whose cosines with all others are computed, drawn from larger dictionaries
 BINS = 200  # H: of cosines from -1 to 1
-CHUNK_BYTES = 32 << 20  # of one float32 array of cosines
+NOBODY = -1  # the number of a vector that only fills up
+CHUNK_BYTES = 32 << 20  # of one float32 array of cosines, and of the vectors that are on the device with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,25 +124,33 @@ def _share(yes: np.ndarray) -> float:
 
 def _cosines(unit_AD: np.ndarray, compared_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each compared vector the largest cosine with another, [C]; of all such pairs the histogram, int64 [H]."""
-    nearest, histogram_H = [np.zeros(0, np.float32)], np.zeros(BINS, np.int64)
+    histogram_H = np.zeros(BINS, np.int64)
     if len(unit_AD) < 2:  # there is no other
         return np.full(len(compared_C), np.nan), histogram_H
-    unit = jnp.asarray(unit_AD)
-    chunk = max(1, min(len(compared_C), CHUNK_BYTES // (4 * len(unit_AD))))
-    for start in range(0, len(compared_C), chunk):
-        some_C = compared_C[start : start + chunk]
-        padded_C = np.pad(some_C, (0, chunk - len(some_C)), constant_values=-1)  # one shape, one program
-        nearest_C, counts_H = jax.device_get(_chunk(unit, jnp.asarray(padded_C)))
-        nearest.append(nearest_C[: len(some_C)])
-        histogram_H += counts_H.astype(np.int64)
-    return np.concatenate(nearest).astype(np.float64), histogram_H
+    nearest_C = np.full(len(compared_C), -np.inf)
+    block = max(1, min(len(unit_AD), CHUNK_BYTES // (4 * unit_AD.shape[1])))  # a device never has all of a large one
+    chunk = max(1, min(len(compared_C), CHUNK_BYTES // (4 * max(block, unit_AD.shape[1]))))
+    for first in range(0, len(unit_AD), block):
+        other_A = np.arange(first, first + block)
+        other_A[len(unit_AD) - first :] = NOBODY  # one shape, one program
+        block_AD = jnp.asarray(unit_AD[np.maximum(other_A, 0)])
+        for start in range(0, len(compared_C), chunk):
+            some_C = compared_C[start : start + chunk]
+            padded_C = np.pad(some_C, (0, chunk - len(some_C)), constant_values=NOBODY)
+            found = _chunk(unit_AD[np.maximum(padded_C, 0)], padded_C, block_AD, other_A)
+            highest_C, counts_H = jax.device_get(found)
+            here_C = nearest_C[start : start + chunk]
+            here_C[:] = np.maximum(here_C, highest_C[: len(some_C)])
+            histogram_H += counts_H.astype(np.int64)
+    return nearest_C, histogram_H
 
 
 @jax.jit
-def _chunk(unit_AD: jax.Array, chosen_C: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _chunk(some_CD, chosen_C, block_AD, other_A) -> tuple[jax.Array, jax.Array]:
+    """Of some vectors the largest cosine with another one of a block, and the histogram of all; by their numbers."""
     with jax.default_matmul_precision("highest"):  # accelerators round the operands by default
-        cosine_CA = unit_AD[chosen_C] @ unit_AD.T
-    other_CA = (chosen_C[:, None] != jnp.arange(unit_AD.shape[0])) & (chosen_C[:, None] >= 0)
+        cosine_CA = some_CD @ block_AD.T
+    other_CA = (chosen_C[:, None] != other_A) & (chosen_C[:, None] >= 0) & (other_A >= 0)
     bin_CA = jnp.clip(((cosine_CA + 1) * (BINS / 2)).astype(jnp.int32), 0, BINS - 1)
     counts_H = jnp.bincount(jnp.where(other_CA, bin_CA, BINS).ravel(), length=BINS + 1)[:BINS]
     return jnp.where(other_CA, cosine_CA, -2).max(1), counts_H

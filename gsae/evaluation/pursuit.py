@@ -8,7 +8,8 @@ appendix on inference-time optimisation). With y = x - b_dec and w = 0, repeat:
 
 Only s is a product over all features. The support is kept as K places of (feature, weight), so that r and c are sums of
 at most K rows of the decoder, and c.r is |g|^2. Choosing the largest s asks for unit vectors: those of the dictionary
-are scaled to unit norm first and the weights back afterwards, so any decoder will do.
+are scaled to unit norm first and the weights back afterwards, so any decoder will do. On a mesh each device has its
+features' part of the dictionary; devices tell each other which feature is the best, and sums over the support.
 
 Axes: B tokens, D activation width, F features, K places.
 """
@@ -21,7 +22,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from gsae import mesh as axes
 from gsae.autoencoders import base
@@ -43,14 +45,57 @@ class Codes(NamedTuple):
     features_BK: jax.Array
     weights_BK: jax.Array
 
-    def dense(self, features: int) -> jax.Array:
-        """The same as feature activations [B, F]."""
+    def dense(self, features: int, start: jax.Array | int = 0) -> jax.Array:
+        """The same as activations [B, F] of so many features, from `start` on."""
         tokens_B1 = jnp.arange(self.weights_BK.shape[0])[:, None]
         zeros_BF = jnp.zeros((self.weights_BK.shape[0], features), self.weights_BK.dtype)
-        return zeros_BF.at[tokens_B1, self.features_BK].add(self.weights_BK)
+        place_BK = jnp.where(self.features_BK >= start, self.features_BK - start, features)
+        return zeros_BF.at[tokens_B1, place_BK].add(self.weights_BK, mode="drop")
 
 
-@partial(jax.jit, static_argnames=("places", "clipped", "signed"))
+class _Part(NamedTuple):
+    """The features of a dictionary that are here: all of them, or inside a `shard_map` those of one shard.
+
+    Attributes:
+        start, count: which.
+        over: the axis of the mesh that they are split over; None: they are all here.
+    """
+
+    start: Any
+    count: int
+    over: str | None
+
+    @classmethod
+    def of(cls, W_dec_FD: jax.Array, over: str | None) -> "_Part":
+        """The part that these decoder vectors are."""
+        count = W_dec_FD.shape[0]
+        return cls(jax.lax.axis_index(over) * count if over else 0, count, over)
+
+    def place(self, features: jax.Array) -> jax.Array:
+        """Where features are in the part; anywhere for those that are not."""
+        return jnp.clip(features - self.start, 0, self.count - 1) if self.over else features
+
+    def own(self, features: jax.Array, values: jax.Array) -> jax.Array:
+        """The values of the part's features, 0 for those that are elsewhere."""
+        if not self.over:
+            return values
+        return jnp.where((features >= self.start) & (features < self.start + self.count), values, 0)
+
+    def total(self, values: jax.Array) -> jax.Array:
+        """The sum over all parts."""
+        return jax.lax.psum(values, self.over) if self.over else values
+
+    def best(self, s_CF: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Which of all features is highest in each row (the first of equals), and how high."""
+        best_C, highest_C = _argmax(s_CF)
+        if not self.over:
+            return best_C, highest_C
+        best_PC, highest_PC = (jax.lax.all_gather(a, self.over) for a in (best_C + self.start, highest_C))
+        first_1C = jnp.argmax(highest_PC, axis=0, keepdims=True)
+        return tuple(jnp.take_along_axis(a, first_1C, axis=0)[0] for a in (best_PC, highest_PC))  # type: ignore[return-value]
+
+
+@partial(jax.jit, static_argnames=("places", "clipped", "signed", "over"))
 def pursue(
     y_BD: jax.Array,
     W_dec_FD: jax.Array,
@@ -60,6 +105,7 @@ def pursue(
     iterations: jax.Array | int | None = None,
     clipped: str = "stay",
     signed: bool = False,
+    over: str | None = None,
 ) -> Codes:
     """Non-negative gradient pursuit, for all tokens at once; in chunks of tokens, one compiled program.
 
@@ -74,6 +120,8 @@ def pursue(
             dictionary_learning. "leave": it makes room for another, and can be chosen again.
         signed: weights may be negative, as those of autoencoders with signed features: the support takes in argmax |s|,
             and nothing is clipped.
+        over: inside a `shard_map`, the axis of the mesh over which F is split: `W_dec_FD` is this shard's part. All of
+            its shards give the same codes.
 
     Returns:
         The codes. A token whose residual is zero, or has a positive product with no feature of the dictionary, takes in
@@ -89,6 +137,7 @@ def pursue(
     max_l0 = jnp.minimum(jnp.asarray(places if max_l0 is None else max_l0, jnp.int32), places)
     iterations = max_l0 if iterations is None else jnp.asarray(iterations, jnp.int32)
     real = jnp.promote_types(y_BD.dtype, jnp.float32)
+    part = _Part.of(W_dec_FD, over)
     norms_F = row_norms(W_dec_FD.astype(real))
     atoms_FD = W_dec_FD.astype(real) / jnp.where(norms_F > 0, norms_F, 1)[:, None]
     # Transposed once: XLA's CPU backend multiplies a transposed operand at half its speed.
@@ -99,30 +148,31 @@ def pursue(
     y_NCD = jnp.pad(y_BD.astype(real), ((0, -tokens % chunk), (0, 0))).reshape(-1, chunk, y_BD.shape[-1])
 
     def one_chunk(y_CD: jax.Array) -> Codes:
-        return _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, clipped == "stay", signed)
+        return _pursue(y_CD, atoms_FD, atoms_DF, part, places, max_l0, iterations, clipped == "stay", signed)
 
     features_NCK, weights_NCK = jax.lax.map(one_chunk, y_NCD)
     features_BK = features_NCK.reshape(-1, places)[:tokens]
-    norms_BK = norms_F[features_BK]
+    norms_BK = part.total(part.own(features_BK, norms_F[part.place(features_BK)]))
     weights_BK = weights_NCK.reshape(-1, places)[:tokens] / jnp.where(norms_BK > 0, norms_BK, 1)
     return Codes(features_BK, weights_BK)
 
 
-def _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, stay, signed) -> Codes:
+def _pursue(y_CD, atoms_FD, atoms_DF, part: _Part, places, max_l0, iterations, stay, signed) -> Codes:
     tokens_C, places_K = jnp.arange(y_CD.shape[0]), jnp.arange(places)
 
     def combined(features_CK: jax.Array, weights_CK: jax.Array, used: jax.Array) -> jax.Array:
         """The sum of the vectors in the first `used` places, each times its weight: row by row, nothing is copied."""
 
         def add(k: jax.Array, sum_CD: jax.Array) -> jax.Array:
-            return sum_CD + weights_CK[:, k, None] * atoms_FD[features_CK[:, k]]
+            own_C = part.own(features_CK[:, k], weights_CK[:, k])
+            return sum_CD + own_C[:, None] * atoms_FD[part.place(features_CK[:, k])]
 
-        return jax.lax.fori_loop(0, used, add, jnp.zeros_like(y_CD))
+        return part.total(jax.lax.fori_loop(0, used, add, jnp.zeros_like(y_CD)))
 
     def update(i: jax.Array, state: tuple) -> tuple:
         features_CK, weights_CK, taken_CK, r_CD = state
         s_CF = r_CD @ atoms_DF
-        best_C, highest_C = _argmax(jnp.abs(s_CF) if signed else s_CF)
+        best_C, highest_C = part.best(jnp.abs(s_CF) if signed else s_CF)
         # In the first free place, if it is not in the support yet.
         known_C = jnp.any(taken_CK & (features_CK == best_C[:, None]), axis=1)
         wanted_C = (highest_C > 0) & ~known_C & (jnp.sum(taken_CK, axis=1) < max_l0)
@@ -130,7 +180,8 @@ def _pursue(y_CD, atoms_FD, atoms_DF, places, max_l0, iterations, stay, signed) 
         features_CK = jnp.where(new_CK, best_C[:, None], features_CK)
         taken_CK |= new_CK
 
-        g_CK = jnp.where(taken_CK, s_CF[tokens_C[:, None], features_CK], 0)
+        s_CK = part.total(part.own(features_CK, s_CF[tokens_C[:, None], part.place(features_CK)]))
+        g_CK = jnp.where(taken_CK, s_CK, 0)
         used = jnp.minimum(i + 1, places)  # one place is taken an iteration, at most
         c_CD = combined(features_CK, g_CK, used)
         c_dot_r_C, c_dot_c_C = jnp.sum(jnp.square(g_CK), axis=1), jnp.sum(jnp.square(c_CD), axis=1)
@@ -174,21 +225,20 @@ class Pursued(base.Autoencoder):
     signed: bool = flax.struct.field(pytree_node=False, default=False)  # type: ignore[misc]
 
     def encode(self, x: jax.Array, context: Context | None = None) -> jax.Array:
-        """Feature activations by pursuit: [..., D] -> [..., F].
-
-        Inside an explicit mesh the compiler lays it out: each device may get the whole dictionary.
-        """
+        """Feature activations by pursuit: [..., D] -> [..., F]; on an explicit mesh split as others are."""
+        surroundings = jax.sharding.get_abstract_mesh()
+        over = axes.FEATURE if AxisType.Explicit in surroundings.axis_types else None
 
         def codes(x: jax.Array, W_dec_FD: jax.Array, b_dec_D: jax.Array, caps: jax.Array) -> jax.Array:
             how = {"places": self.places, "max_l0": caps[0], "iterations": caps[1], "clipped": self.clipped}
-            how |= {"signed": self.signed}
-            f_BF = pursue((x - b_dec_D).reshape(-1, x.shape[-1]), W_dec_FD, **how).dense(W_dec_FD.shape[0])
-            return f_BF.reshape(*x.shape[:-1], -1)
+            found = pursue((x - b_dec_D).reshape(-1, x.shape[-1]), W_dec_FD, **how, signed=self.signed, over=over)
+            part = _Part.of(W_dec_FD, over)
+            return found.dense(part.count, part.start).reshape(*x.shape[:-1], -1)
 
-        surroundings = jax.sharding.get_abstract_mesh()
-        if AxisType.Explicit in surroundings.axis_types:
-            split = PartitionSpec(axes.DATA, *(None,) * (x.ndim - 2), axes.FEATURE)
-            codes = jax.sharding.auto_axes(codes, out_sharding=split)
+        if over:
+            rows = (axes.DATA, *(None,) * (x.ndim - 2))
+            given = (P(*rows, None), P(axes.FEATURE, None), P(None), P(None))
+            codes = jax.shard_map(codes, in_specs=given, out_specs=P(*rows, axes.FEATURE), check_vma=False)
         return codes(x, self.W_dec, self.b_dec, self.caps)
 
 

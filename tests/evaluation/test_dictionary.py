@@ -37,7 +37,7 @@ def test_cosines_equal_all_pairs_in_float64(monkeypatch):
     unit = W_FD / np.linalg.norm(W_FD, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
-    monkeypatch.setattr(dictionary, "CHUNK_BYTES", 4 * 70 * 16)  # several chunks, the last one padded
+    monkeypatch.setattr(dictionary, "CHUNK_BYTES", 4 * 5 * 32)  # several chunks and blocks, the last ones padded
     found = look(W_FD, density_F, density_F, input_norm=1.0)
     np.testing.assert_allclose(found.nearest_C, cosines.max(1), atol=1e-6)
     expected_H = np.histogram(cosines[cosines > -2], np.linspace(-1, 1, BINS + 1))[0]

@@ -1,5 +1,7 @@
 """Gradient pursuit against a literal transcription in numpy, and in torch by dictionary_learning."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,17 +110,19 @@ def test_it_takes_the_encoders_place_in_an_evaluation():
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
-def test_split_over_a_mesh_it_is_the_same(data):
+def test_split_over_a_mesh_it_is_the_same_and_no_device_gets_the_dictionary(data):
     y, W = (array.astype(np.float32) for array in data)
-    sae = Gated.initialise(jax.random.key(0), D, F, GatedOptions()).replace(W_dec=jnp.asarray(W))
-    member = with_caps(sae, (6,))[6]
-    expected = member.encode(y)
+    sae = Gated.initialise(jax.random.key(0), D, F, GatedOptions()).replace(W_dec=jnp.asarray(3 * W))
+    plain = with_caps(sae, (6,))[6]
     places = Places.of(make_mesh(1, 2, 2))
-    placed = places.autoencoder(member)
-    with jax.set_mesh(places.mesh):
-        x = jax.device_put(y, NamedSharding(places.mesh, PartitionSpec("data")))
-        found = jax.jit(lambda sae, x: sae.encode(x))(placed, x)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for member in (plain.replace(clipped="leave"), plain.replace(signed=True)):
+        with jax.set_mesh(places.mesh):
+            x = jax.device_put(y, NamedSharding(places.mesh, PartitionSpec("data")))
+            placed = places.autoencoder(member)
+            program = jax.jit(lambda sae, x: sae.encode(x)).lower(placed, x).compile()
+        np.testing.assert_allclose(program(placed, x), member.encode(y), atol=1e-5)
+        gathered = re.findall(r"= (.*?) (?:all-gather|all-to-all|collective-permute)(?:-start)?\(", program.as_text())
+        assert gathered and not [found for found in gathered if re.search(rf"\b{F}\b", found)], gathered
 
 
 @pytest.mark.parity
