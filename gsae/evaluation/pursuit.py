@@ -57,29 +57,29 @@ class _Part(NamedTuple):
     """The features of a dictionary that are here: all of them, or inside a `shard_map` those of one shard.
 
     Attributes:
-        start, count: which.
+        start, size: which.
         over: the axis of the mesh that they are split over; None: they are all here.
     """
 
     start: Any
-    count: int
+    size: int
     over: str | None
 
     @classmethod
     def of(cls, W_dec_FD: jax.Array, over: str | None) -> "_Part":
         """The part that these decoder vectors are."""
-        count = W_dec_FD.shape[0]
-        return cls(jax.lax.axis_index(over) * count if over else 0, count, over)
+        size = W_dec_FD.shape[0]
+        return cls(jax.lax.axis_index(over) * size if over else 0, size, over)
 
     def place(self, features: jax.Array) -> jax.Array:
         """Where features are in the part; anywhere for those that are not."""
-        return jnp.clip(features - self.start, 0, self.count - 1) if self.over else features
+        return jnp.clip(features - self.start, 0, self.size - 1) if self.over else features
 
     def own(self, features: jax.Array, values: jax.Array) -> jax.Array:
         """The values of the part's features, 0 for those that are elsewhere."""
         if not self.over:
             return values
-        return jnp.where((features >= self.start) & (features < self.start + self.count), values, 0)
+        return jnp.where((features >= self.start) & (features < self.start + self.size), values, 0)
 
     def total(self, values: jax.Array) -> jax.Array:
         """The sum over all parts."""
@@ -233,7 +233,7 @@ class Pursued(base.Autoencoder):
             how = {"places": self.places, "max_l0": caps[0], "iterations": caps[1], "clipped": self.clipped}
             found = pursue((x - b_dec_D).reshape(-1, x.shape[-1]), W_dec_FD, **how, signed=self.signed, over=over)
             part = _Part.of(W_dec_FD, over)
-            return found.dense(part.count, part.start).reshape(*x.shape[:-1], -1)
+            return found.dense(part.size, part.start).reshape(*x.shape[:-1], -1)
 
         if over:
             rows = (axes.DATA, *(None,) * (x.ndim - 2))

@@ -28,7 +28,7 @@ def default_directory() -> Path:
 
 
 class Compilations:
-    """The compiler of a machine at work on several programs at once.
+    """The compiler of a machine at work on several programs at once; those of the same text share what it makes.
 
     Args:
         topology: the machine, with devices to compile for.
@@ -49,6 +49,7 @@ class Compilations:
             "quick": self.quick,
             "versions": [_version(name) for name in ("gsae", "jax", "jaxlib", "libtpu")],
         }
+        self._started: dict[str, Callable[[], Compiled]] = {}
         self._pool = ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1), thread_name_prefix="compiler")
 
     def __enter__(self) -> "Compilations":
@@ -61,13 +62,17 @@ class Compilations:
 
     def start(self, program: Program) -> Callable[[], Compiled]:
         """Begins to compile, if nobody has; the result waits until it is there."""
-        path = self._path(program)
-        kept = _read(path) if path else None
-        if kept is not None:
-            self.reused += 1
-            return lambda: kept
-        running: Future[Compiled] = self._pool.submit(self._compile, program, path)
-        return running.result
+        digest = self._digest(program)
+        if digest not in self._started:
+            path = self._directory / f"{digest}.json" if self._directory else None
+            kept = _read(path) if path else None
+            if kept is not None:
+                self.reused += 1
+                self._started[digest] = lambda: kept
+            else:
+                running: Future[Compiled] = self._pool.submit(self._compile, program, path)
+                self._started[digest] = running.result
+        return self._started[digest]
 
     def _compile(self, program: Program, path: Path | None) -> Compiled:
         found = program.compile(self.quick)
@@ -78,13 +83,12 @@ class Compilations:
                 artifacts.write_file(path, json.dumps(found.plain()))
         return found
 
-    def _path(self, program: Program) -> Path | None:
-        if self._directory is None:
-            return None
+    def _digest(self, program: Program) -> str:
+        """Of what it says, and of all that decides what comes of it."""
         key = self._key | {"devices": program.devices, "mesh": list(program.mesh_shape.items())}
         digest = hashlib.sha256(program.lowered.as_text().encode())
         digest.update(artifacts.canonical_json(key).encode())
-        return self._directory / f"{digest.hexdigest()}.json"
+        return digest.hexdigest()
 
 
 def _read(path: Path) -> Compiled | None:

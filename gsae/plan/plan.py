@@ -248,7 +248,10 @@ def _evaluation(
 
     def lower(sizes: Sizes) -> Iterator[tuple[str, Program]]:
         mesh = topology.mesh(sizes)
-        everywhere = model.placed(list(mesh.devices.flat), config.language_model.parts)
+        devices, parts = list(mesh.devices.flat), config.language_model.parts
+        if parts == 1:  # copies tell each other nothing but results: in one order the programs suit every mesh
+            devices.sort(key=lambda device: device.id)
+        everywhere = model.placed(devices, parts)
         shape = (_sequences(settings.sequences_at_once, length, mesh.size, mesh.size), length)
         yield from programs.lower_evaluation(model, everywhere, members, mesh, shape)
 

@@ -52,7 +52,7 @@ def _arithmetic(plan: Plan, price: float | None) -> Iterator[str]:
         f"memory of a device while training, GB: arguments {asked.arguments / 1e9:.3g} + temporaries "
         f"{asked.temporaries / 1e9:.3g}{_model(plan)} = {peak / 1e9:.3g} of {there / 1e9:.3g}"
     )
-    yield _verdict(plan, peak <= there)
+    yield _verdict(plan, peak <= there, "by arithmetic")
 
 
 def _compiled(plan: Plan, price: float | None, compilations: Compilations) -> Iterator[str]:
@@ -93,15 +93,15 @@ def _compiled(plan: Plan, price: float | None, compilations: Compilations) -> It
         fits = fits and not found.refused
     if compilations.reused:
         yield f"  {compilations.reused} of these programs were compiled by an earlier plan (--cache)"
-    yield _verdict(plan, fits)
+    yield _verdict(plan, fits, "as compiled")
 
 
-def _verdict(plan: Plan, fits: bool) -> str:
+def _verdict(plan: Plan, fits: bool, how: str) -> str:
     if fits:
-        return "  it fits"
+        return f"  it fits, {how}"
     alone = 2 * plan.loaded > plan.topology.chip.memory
     parts = "; config.language_model.parts splits the language model over the devices of a host" if alone else ""
-    return f"  IT DOES NOT FIT{parts}"
+    return f"  IT DOES NOT FIT, {how}{parts}"
 
 
 def _most(plan: Plan, steps: Mapping[str, Compiled]) -> float:

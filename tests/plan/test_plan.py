@@ -1,5 +1,6 @@
 """A plan for CPU devices, whose compiler is here, beside one by arithmetic; from config.json alone."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -87,7 +88,7 @@ def test_the_report_has_every_figure(plan, steps, report):
     assert float(money) == pytest.approx(1.5 * float(hours), abs=0.01)
     rows = plan.rows
     assert rows == 24 * 256 and f"{rows:,} rows of 512 bytes" in text  # float32, attn_z of width 128
-    assert text.count("  it fits") == 2 and found[-1][0] == "  it fits"
+    assert text.count("  it fits") == 2 and found[-1][0] == "  it fits, as compiled"
     assert plan.harvest.seconds > 0 and plan.evaluation.seconds > 0
 
 
@@ -95,7 +96,7 @@ def test_arithmetic_comes_before_anything_is_compiled(report):
     _, found = report
     first = next(i for i, (line, _) in enumerate(found) if line.startswith("compiled for cpu:4 (as for a run)"))
     assert all(done == 0 for _, done in found[: first + 1])
-    assert any("whole run" in line for line, _ in found[:first]) and found[first - 1][0] == "  it fits"
+    assert any("whole run" in line for line, _ in found[:first]) and found[first - 1][0] == "  it fits, by arithmetic"
     assert found[-1][1] == 7
 
 
@@ -116,6 +117,30 @@ def test_what_an_earlier_plan_compiled_is_not_compiled_again(plan, report, monke
         list(lines(plan, None, compilations))
 
 
+def test_programs_of_one_text_are_compiled_once(plan, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("gsae.plan.compiler.Program.compile", lambda *_: compiled.append(1) or Compiled(peak=1))
+    _, first = next(plan.lower_steps())
+    elsewhere = [dataclasses.replace(point, site="attn_z.0") for point in plan.points]  # where D is the same
+    _, second = next(dataclasses.replace(plan, points=elsewhere, widths={"attn_z.0": 128}).lower_steps())
+    (_, other), *_ = list(plan.lower_steps())[1:]
+    with Compilations(plan.topology) as compilations:
+        found = [compilations.start(program)() for program in (first, second, other)]
+    assert len(found) == 3 and len(compiled) == 2 and compilations.reused == 0
+
+
+def test_another_mesh_leaves_the_language_models_programs_as_they_were(bare):
+    """What most of the compiler's time goes to is kept for another width, whose mesh is another."""
+    machine, keys = topology.find("cpu:4"), []
+    turned = dataclasses.replace(machine, devices=machine.devices[::-1])  # TPUs come in an order that suits the mesh
+    for there, sizes in ((machine, (4, 1, 1)), (turned, (1, 2, 2))):
+        plan = make_plan(configuration(bare), there, sizes)
+        lowered = dict(plan.evaluation.lower(plan.chosen.sizes))
+        keys.append({name: (one.devices, one.mesh_shape, one.lowered.as_text()) for name, one in lowered.items()})
+    same = {name for name in keys[0] if keys[0][name] == keys[1][name]}
+    assert same >= {"prefix", "suffix"} and "reconstruct" not in same
+
+
 class Refusing:
     """A compiler that has no room for any step."""
 
@@ -133,11 +158,11 @@ def test_a_mesh_that_the_compiler_refuses_gives_way_to_the_next(bare):
     plan = make_plan(configuration(bare), topology.find("cpu:4"), (0, 0, 0))
     first, second = (attempt.chosen.sizes for attempt in list(plan.candidates())[:2])
     found = list(lines(plan, None, Refusing(2)))  # both groups' steps on the first mesh
-    assert f"  the compiler refuses {first}" in found and found[-1] == "  it fits"
+    assert f"  the compiler refuses {first}" in found and found[-1] == "  it fits, as compiled"
     assert [line.split(": ")[1] for line in found if line.startswith("mesh: ")] == [str(first), str(second)]
     found = list(lines(plan, None, Refusing(99)))
     assert sum("the compiler refuses" in line for line in found) == len(list(plan.candidates())) > 1
-    assert found[-1] == "  IT DOES NOT FIT"
+    assert found[-1] == "  IT DOES NOT FIT, as compiled"
 
 
 def test_by_arithmetic_alone(bare, plan):
