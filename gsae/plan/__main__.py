@@ -5,8 +5,8 @@
 
 What is arithmetic is printed at once: whether it fits, on which mesh, how long it takes. What is compiled follows as it
 comes. `paper/pythia_2_8b.py` on v5e:4x4, in CPU seconds of two busy cores: arithmetic after 4, the compiled steps after
-10, the language model's three passes, most of what is left, after 52; from the cache all of it after 9 to 18
-(docs/scale.md).
+10, the language model's three passes, most of what is left, after 52; from the cache all of it after 9 to 11,
+and after 18 on another mesh (docs/scale.md).
 
 Exit codes: 0; 2 when a setting is wrong; 1 when the hub cannot be reached.
 """
