@@ -27,6 +27,8 @@ from gsae.interventions.edits import Edit, combined
 from gsae.language_models import hub, loading
 from gsae.language_models.sites import Site, names_of
 
+LENGTHS = 64  # texts to write are padded to multiples of so many positions: each length is a program to compile
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -149,7 +151,9 @@ class LanguageModel(loading.LanguageModel):
     ) -> np.ndarray:
         """Continues a prompt, with or without an autoencoder at a site: token ids [samples, T + new_tokens].
 
-        The whole context is computed again for every token, by one compiled program of one shape. After EOS, EOS.
+        The prompt is read once; for every further token only that token is computed, as a pass over the whole text
+        would (`run_with`). One program serves all prompts and numbers of tokens whose sum comes to the same multiple
+        of 64. After EOS, EOS.
 
         Args:
             prompt: a text, or token ids [T] or [1, T].
@@ -170,20 +174,22 @@ class LanguageModel(loading.LanguageModel):
         start = ids.shape[1]
         if ids.shape[0] != 1 or not start:
             raise ValueError(f"prompt of shape {ids.shape}: must be one sequence of at least one token")
-        tokens_BT = self._ids(np.pad(np.repeat(ids, samples, 0), ((0, 0), (0, new_tokens))))
+        end = start + new_tokens
+        length = max(end, min(-(-end // LENGTHS) * LENGTHS, self.settings.context_length))
+        prompt_1T = self._ids(np.pad(ids, ((0, 0), (0, length - start))))
         edited = None if sae is None else combined(edits, sae.W_dec.shape[0])
+        place = None if sae is None else self._place(sae, site)
         graph, state = nnx.split(self.model)
-        static = {"graph": graph, "site": None if sae is None else self._place(sae, site), "keep_error": keep_error}
-        settings = programs.Writing(
+        writing = programs.Writing(
             start=jnp.int32(start),
+            stop=jnp.int32(end),
             end=jnp.int32(-1 if self.eos_id is None else self.eos_id),
             special=jnp.asarray(self.special_ids, jnp.int32),
             temperature=jnp.float32(temperature),
             key=jax.random.key(seed),
         )
-        for at in range(start, start + new_tokens):
-            tokens_BT = programs.write_token(state, sae, edited, tokens_BT, jnp.int32(at), settings, **static)
-        return np.asarray(tokens_BT)
+        static = {"graph": graph, "site": place, "keep_error": keep_error, "samples": samples}
+        return np.asarray(programs.write(state, sae, edited, prompt_1T, writing, **static))[:, :end]
 
     def _ids(self, tokens_BT: Any) -> jax.Array:
         tokens_BT = np.atleast_2d(np.asarray(tokens_BT))

@@ -78,6 +78,28 @@ def attend_in_blocks(
     return z_CBQKGH.swapaxes(0, 1).reshape(sequences, -1, heads, width)[:, :length]
 
 
+def attend_from(
+    q_B1NH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    at: jax.Array,
+    *,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+) -> jax.Array:
+    """The heads' outputs z [B, 1, N, H] of one position, `at`, which sees itself and those before it among S.
+
+    The other arguments as in `attend_in_blocks`. With a window only so many keys are multiplied.
+    """
+    sequences, _, heads, width = q_B1NH.shape
+    q_B1KGH = q_B1NH.reshape(sequences, 1, k_BSKH.shape[2], -1, width)
+    z_B1KGH = _attend_block(
+        k_BSKH, v_BSKH, None, q_B1KGH, at, keys=k_BSKH.shape[1], scale=scale, window=window, soft_cap=soft_cap
+    )
+    return z_B1KGH.reshape(sequences, 1, heads, width)
+
+
 def _cudnn_takes(q_BTNH: jax.Array) -> bool:
     """Whether cuDNN's flash attention is here and made for such heads (the conditions of jax's own checks)."""
     device = jax.local_devices()[0]

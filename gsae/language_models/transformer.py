@@ -4,18 +4,20 @@ Axes: B sequences, T positions, D width, N heads, H head width, V vocabulary, W 
 Norms, attention logits and softmax are computed in at least float32, whatever the parameters' dtype.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gsae.language_models.attention import Attention
+from gsae.language_models.attention import Attention, Cache
 from gsae.language_models.mlp import MLP
 from gsae.language_models.norms import Norm
 from gsae.language_models.parameters import norm_names
 from gsae.language_models.settings import Settings
 from gsae.language_models.sites import Site, site_width
+
+Replacement = jax.Array | Callable[[jax.Array], jax.Array]  # an array, or what makes it from the site's activation
 
 
 class Block(nnx.Module):
@@ -43,14 +45,16 @@ class Block(nnx.Module):
         positions_BT: jax.Array,
         seen_BT: jax.Array | None,
         capture: Collection[str] = (),
-        replace: Mapping[str, jax.Array] | None = None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The stream after the layer, and the captured sites by name."""
+        replace: Mapping[str, Replacement] | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array], Cache]:
+        """The stream after the layer, the captured sites by name, the keys and values of `Attention.heads`."""
         replacements, captured = replace or {}, {}
 
         def tap(name: str, value: jax.Array) -> jax.Array:
             if name in replacements:
-                value = replacements[name].astype(value.dtype)
+                new = replacements[name]
+                value = (new(value) if callable(new) else new).astype(value.dtype)
             if name in capture:
                 captured[name] = value
             return value
@@ -58,17 +62,18 @@ class Block(nnx.Module):
         s = self.settings
         pre_BTD = tap("resid_pre", h_BTD)
         read_BTD = self.attention_norm(pre_BTD) if s.pre_norm else pre_BTD
-        out_BTD = self.attention.out(tap("attn_z", self.attention.heads(read_BTD, positions_BT, seen_BT)))
+        z_BTW, cache = self.attention.heads(read_BTD, positions_BT, seen_BT, cache)
+        out_BTD = self.attention.out(tap("attn_z", z_BTW))
         mid_BTD = pre_BTD + tap("attn_out", self.attention_post_norm(out_BTD) if s.post_norm else out_BTD)
         mid_BTD = tap("resid_mid", mid_BTD)
         if s.mlp is None:
-            return tap("resid_post", mid_BTD), captured
+            return tap("resid_post", mid_BTD), captured, cache
         if not s.shared_norm:
             read_BTD = pre_BTD if s.parallel_residual else mid_BTD
             read_BTD = self.mlp_norm(read_BTD) if s.pre_norm else read_BTD
         out_BTD = self.mlp.down(tap("mlp_act", self.mlp.neurons(read_BTD)))
         post_BTD = mid_BTD + tap("mlp_out", self.mlp_post_norm(out_BTD) if s.post_norm else out_BTD)
-        return tap("resid_post", post_BTD), captured
+        return tap("resid_post", post_BTD), captured, cache
 
 
 class Transformer(nnx.Module):
@@ -116,7 +121,7 @@ class Transformer(nnx.Module):
         stop: int,
         *,
         capture: Collection[Site] = (),
-        replace: Mapping[Site, jax.Array] | None = None,
+        replace: Mapping[Site, Replacement] | None = None,
         positions_BT: jax.Array | None = None,
         seen_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[Site, jax.Array]]:
@@ -127,8 +132,8 @@ class Transformer(nnx.Module):
             start: first layer, counted from 0.
             stop: one after the last layer; nothing later is computed.
             capture: sites to give back; they must lie in these layers.
-            replace: arrays [B, T, W] put in place of sites before anything downstream reads them. A site that is
-                captured as well gives the replacement.
+            replace: arrays [B, T, W], or functions that make them of the site's own, put in place of sites before
+                anything downstream reads them. A site that is captured as well gives the replacement.
             positions_BT: the position of each token; without, they count from 0.
             seen_BT: false for tokens that no other token sees (padding, on either side); without, all are seen.
                 What padding itself computes means nothing.
@@ -136,21 +141,81 @@ class Transformer(nnx.Module):
         Returns:
             The stream that leaves layer stop - 1, and the captured arrays [B, T, W].
         """
-        replacements = replace or {}
-        if not 0 <= start <= stop <= self.settings.num_layers:
-            raise ValueError(f"layers {start} to {stop}: the model has layers 0 to {self.settings.num_layers}")
-        for site in {*capture, *replacements}:
-            if not start <= site.layer < stop:
-                raise ValueError(f"site {site} is not in layers {start} to {stop - 1}")
-            self.site_width(site.name)  # raises for a site that the model does not have
-        positions_BT = _positions(h_BTD, positions_BT)
-        captured: dict[Site, jax.Array] = {}
-        for layer in range(start, stop):
-            names = {site.name for site in capture if site.layer == layer}
-            arrays = {site.name: array for site, array in replacements.items() if site.layer == layer}
-            h_BTD, found = self.layers[layer](h_BTD, positions_BT, seen_BT, names, arrays)
-            captured |= {Site(layer, name): array for name, array in found.items()}
+        h_BTD, captured, _ = self._run(
+            h_BTD, range(start, stop), capture, replace or {}, _positions(h_BTD, positions_BT), seen_BT
+        )
         return h_BTD, captured
+
+    def read(
+        self, tokens_BT: jax.Array, *, replace: Mapping[Site, Replacement] | None = None
+    ) -> tuple[jax.Array, tuple[Cache, ...]]:
+        """Runs all layers over the beginning of a text, or over one whose end is padding.
+
+        Args:
+            tokens_BT: token ids; T is how many positions `read_on` can use.
+            replace: as in `blocks`.
+
+        Returns:
+            The stream [B, T, D] after the last layer, and each layer's keys and values.
+        """
+        h_BTD, layers = self.embed(tokens_BT), range(self.settings.num_layers)
+        h_BTD, _, caches = self._run(h_BTD, layers, (), replace or {}, _positions(h_BTD, None), None)
+        return h_BTD, caches
+
+    def read_on(
+        self,
+        tokens_B: jax.Array,
+        at: jax.Array,
+        caches: Sequence[Cache],
+        *,
+        replace: Mapping[Site, Replacement] | None = None,
+    ) -> tuple[jax.Array, tuple[Cache, ...]]:
+        """Runs all layers over one token more of every sequence: what `read` gives there, without the others again.
+
+        Args:
+            tokens_B: token ids.
+            at: their position, a scalar.
+            caches: each layer's keys and values of the positions before; others are not looked at.
+            replace: as in `blocks`, of this position alone.
+
+        Returns:
+            The stream [B, 1, D] after the last layer, and the caches with this position in them.
+        """
+        positions_11 = jnp.reshape(at, (1, 1))
+        h_B1D = self.embed(tokens_B[:, None], positions_11)
+        h_B1D, _, caches = self._run(
+            h_B1D, range(self.settings.num_layers), (), replace or {}, positions_11, None, caches
+        )
+        return h_B1D, caches
+
+    def _run(
+        self,
+        h_BTD: jax.Array,
+        layers: range,
+        capture: Collection[Site],
+        replace: Mapping[Site, Replacement],
+        positions_BT: jax.Array,
+        seen_BT: jax.Array | None,
+        caches: Sequence[Cache] = (),
+    ) -> tuple[jax.Array, dict[Site, jax.Array], tuple[Cache, ...]]:
+        """Some layers: the stream that leaves them, the captured sites, each one's keys and values."""
+        if not 0 <= layers.start <= layers.stop <= self.settings.num_layers:
+            asked, most = f"layers {layers.start} to {layers.stop}", self.settings.num_layers
+            raise ValueError(f"{asked}: the model has layers 0 to {most}")
+        for site in {*capture, *replace}:
+            if site.layer not in layers:
+                raise ValueError(f"site {site} is not in layers {layers.start} to {layers.stop - 1}")
+            self.site_width(site.name)  # raises for a site that the model does not have
+        captured: dict[Site, jax.Array] = {}
+        after = []
+        for layer in layers:
+            names = {site.name for site in capture if site.layer == layer}
+            here = {site.name: new for site, new in replace.items() if site.layer == layer}
+            cache = caches[layer] if caches else None
+            h_BTD, found, cache = self.layers[layer](h_BTD, positions_BT, seen_BT, names, here, cache)
+            captured |= {Site(layer, name): array for name, array in found.items()}
+            after.append(cache)
+        return h_BTD, captured, tuple(after)
 
     def unembed(self, h_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] of the stream that leaves the last layer (final norm included)."""

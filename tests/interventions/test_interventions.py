@@ -11,6 +11,7 @@ import gsae
 from gsae.autoencoders.gated import Gated
 from gsae.autoencoders.standard import Standard
 from gsae.interventions.edits import ablate, clamp, combined, steer
+from gsae.interventions.programs import write
 from gsae.language_models.sites import Site
 
 F = 64
@@ -105,19 +106,38 @@ def test_the_first_position_and_special_tokens_stay(lm, sae):
 @pytest.mark.slow
 def test_greedy_text_is_the_argmax_of_the_whole_pass(lm):
     """What was written token by token, seen at once: each is the likeliest after those before it."""
-    sae = random_sae(lm, "mlp_out.1", Gated)
+    sae = random_sae(lm, "attn_z.2", Gated)
     prompt = lm.encode("def mean(values):\n    ")
     start = prompt.shape[1] - 1
     plain = lm.generate(prompt, 8)
     np.testing.assert_array_equal(plain[0, : start + 1], prompt[0])
     np.testing.assert_array_equal(plain[0, start + 1 :], np.argmax(lm.model(plain)[0, start:-1], -1))
-    how = {"edits": [steer(3, 8.0)], "keep_error": False}
-    edited = lm.generate(prompt, 8, sae=sae, **how)
-    np.testing.assert_array_equal(
-        edited[0, start + 1 :], np.argmax(lm.run_with(sae, edited, **how).logits_BTV[0, start:-1], -1)
-    )
-    assert np.any(edited != plain) and not np.any(plain[:, 1:] == lm.eos_id)
-    np.testing.assert_array_equal(lm.generate(prompt, 8, sae=sae), plain)  # nothing edited
+    kinds = [[ablate(feature) for feature in range(F // 2)], [clamp(3, 9.0)], [steer(3, 8.0)], []]
+    texts = []
+    for how in ({"edits": edits, "keep_error": keep} for edits in kinds for keep in (True, False)):
+        texts.append(lm.generate(prompt, 8, sae=sae, **how))
+        logits = lm.run_with(sae, texts[-1], **how).logits_BTV
+        np.testing.assert_array_equal(texts[-1][0, start + 1 :], np.argmax(logits[0, start:-1], -1), err_msg=str(how))
+    assert len({tuple(text[0]) for text in texts}) > 3 and not np.any(plain[:, 1:] == lm.eos_id)
+    np.testing.assert_array_equal(texts[-2], plain)  # nothing edited, the error kept
+
+
+@pytest.mark.slow
+def test_draws_are_those_of_the_whole_pass_and_lengths_share_a_program(lm):
+    sae = random_sae(lm, "mlp_out.1")
+    prompt = lm.encode("import ")
+    start, how = prompt.shape[1], {"edits": [steer(3, 4.0)], "keep_error": False}
+    drawn = lm.generate(prompt, 6, sae=sae, **how, temperature=0.9, samples=3, seed=5)
+    logits = lm.run_with(sae, drawn, **how).logits_BTV
+    for at in range(start, start + 6):
+        noise = jax.random.gumbel(jax.random.fold_in(jax.random.key(5), at), logits[:, at].shape)
+        np.testing.assert_array_equal(drawn[:, at], np.argmax(logits[:, at - 1] + 0.9 * noise, -1))
+    assert len(np.unique(drawn[:, start:], axis=0)) == 3
+    programs_before = write._cache_size()
+    longer = lm.generate(prompt, 50, sae=sae, **how, temperature=0.9, samples=3, seed=5)
+    assert write._cache_size() == programs_before
+    np.testing.assert_array_equal(longer[:, : start + 6], drawn)
+    np.testing.assert_array_equal(lm.generate(prompt, 0), prompt)
 
 
 @pytest.mark.slow
