@@ -4,7 +4,8 @@ Its loss divides squared errors by the activation width, and on Pythia and Gemma
 norm of the activations too, so that lambdas of the two kinds cannot be compared; activations are not scaled before.
 Adam with beta1 = 0 and batch 4096, a shuffle buffer of 10^6 activations, constant learning rates. Dead features are
 revived as in Bricken et al. 2023 (before steps 25k, 50k, 75k and 100k, those silent for 12,500 steps, from 819,200
-inputs), after which the learning rate returns from a tenth along a cosine of 1000 steps.
+inputs), after which the learning rate returns from a tenth along a cosine of 1000 steps; here a 32nd of the features at
+most in one event, where they revive all that are silent.
 
 The paper does not say which texts it took, how long the learning rate rises (1000 steps here), what the initial
 weights are (ours: W_enc = W_dec^T, unit norm), or which tokens it leaves out (here the first position and special

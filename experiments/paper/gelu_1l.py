@@ -8,14 +8,14 @@ or `ablations` (its figures of the ablations: unfrozen decoder, no r_mag, untied
 paper shows them as plots only, without tables: the lambdas and widths below are ours, in its scale of the loss
 (squared errors divided by the width, both kinds), and no frontier of this model has been seen with them. Rescale &
 shift goes on from `equal_width`, baselines as wide as the gated ones: `rescaled`, with --config.sae.start_from=<its
-workdir>.
+workdir>. Each part needs a --workdir of its own.
 
 Needs, frontier: 8 points on 1,229 million rows: 2.11 h on 8 TPU v5e live, 3.51 h and 5.05 TB of disk cached; the
 sweep's state 5.4 GB over all chips, live superblocks 8.6 GB of host memory.
 
 That is arithmetic (`benchmarks/live_or_cached.py`), at 40 % of the chips' peak. It was not run at this size. Any other
-number of chips, GPUs included, does: the mesh is chosen over all of them. The paper does not name its text; C4 is most
-of what the model was trained on.
+number of chips, GPUs included, does: the mesh is chosen over all of them. The text is C4, most of what the model was
+trained on.
 """
 
 from ml_collections import ConfigDict

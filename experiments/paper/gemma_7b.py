@@ -1,15 +1,15 @@
 """The Gated SAE paper on Gemma-7B (Rajamanoharan et al. 2024, 2404.16014): one of its 12 places.
 
-    python -m gsae.main --config=experiments/paper/gemma_7b.py:resid_post.20
+    python -m gsae.main --config=experiments/paper/gemma_7b.py:resid_post.20 --workdir=runs/gemma_7b/resid_post.20
 
 After the colon: attn_z, mlp_out or resid_post of layer 6, 13, 20 or 27 (resid_post.20 by default). Makes the rows of
 that place in the paper's tables 1 to 4, and one panel of its figure of Gemma's Pareto fronts, of relative
 reconstruction biases and of the share alive; beside the paper's:
 
-    python -m gsae.reports.compare --ours=runs/gemma_7b/results.csv --paper
+    python -m gsae.reports.compare --ours=runs/gemma_7b/resid_post.20/results.csv --paper
 
 All lambdas and learning rates of the tables, rows of 1024 tokens, 300,000 steps of 4096, in the paper's scale of the
-loss. The paper does not name its text; FineWeb stands in for it.
+loss. The text is FineWeb, for want of a better guess.
 
 Needs, resid_post.20: 19 points on 1,229 million rows: 67.3 h on 8 TPU v5e live, 66.9 h and 7.56 TB of disk cached; the
 sweep's state 157.8 GB over all chips, live superblocks 12.9 GB of host memory.

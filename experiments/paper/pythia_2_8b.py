@@ -1,15 +1,15 @@
 """The Gated SAE paper on Pythia-2.8B (Rajamanoharan et al. 2024, 2404.16014): one of its 15 places.
 
-    python -m gsae.main --config=experiments/paper/pythia_2_8b.py:mlp_out.16
+    python -m gsae.main --config=experiments/paper/pythia_2_8b.py:mlp_out.16 --workdir=runs/pythia_2_8b/mlp_out.16
 
 After the colon: attn_z, mlp_out or resid_post of layer 4, 12, 16, 20 or 28 (mlp_out.16 by default). Makes the rows of
 that place in the paper's tables 5 to 8, and one panel of its figure of Pythia's Pareto fronts, of relative
 reconstruction biases and of the share alive; beside the paper's:
 
-    python -m gsae.reports.compare --ours=runs/pythia_2_8b/results.csv --paper
+    python -m gsae.reports.compare --ours=runs/pythia_2_8b/mlp_out.16/results.csv --paper
 
 All lambdas and learning rates of the tables, rows of 2048 tokens, 400,000 steps of 4096, in the paper's scale of the
-loss. The paper does not name its text; the Pile is what the model was trained on.
+loss. The text is the Pile, which the model was trained on.
 
 Needs, mlp_out.16: 12 points on 1,638 million rows: 44.6 h on 8 TPU v5e live, 44.5 h and 8.41 TB of disk cached; the
 sweep's state 80.5 GB over all chips, live superblocks 10.7 GB of host memory.

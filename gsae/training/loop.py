@@ -52,12 +52,10 @@ class Resampling:
     Attributes:
         steps: before which updates.
         inputs: rows that are scored for candidates, those of the coming batches; rounded up to whole batches.
-        max_revived: features revived at most in one event and member.
     """
 
     steps: tuple[int, ...] = ()
     inputs: int = 0
-    max_revived: int = 1024
 
 
 def train(
@@ -243,7 +241,7 @@ def _resample(
     """Revives dead features before update t, from the inputs of the coming batches."""
     stop = t + -(-resampling.inputs // batches.batch_size)
     for group in groups:
-        resample = make_resampling(group, settings[group.site], mesh, max_revived=resampling.max_revived)
+        resample = make_resampling(group, settings[group.site], mesh)
         coming: Any = batches.stream(t, stop)  # for each group again: its rows need not be held
         with contextlib.closing(coming), jax.set_mesh(mesh):
             inputs = (batch[group.site]["x"] for batch in coming)

@@ -27,6 +27,9 @@ from gsae.training.optimizer import reset_second_moments
 from gsae.training.step import RESAMPLING, GroupState, Leaf, StepSettings, state_shardings
 
 ENCODER_SCALE = 0.2  # of the mean norm of the living encoder vectors (Bricken et al.)
+# Features revived at most in one event and member, the larger of the two. As many inputs of D numbers are held for each
+# member and data shard; enough for all features (Bricken et al. revive all that are dead) would be another decoder.
+SHARE_REVIVED, FEWEST_REVIVED = 1 / 32, 1024
 LAST_QUARTER = 0.75  # of the run; what is revived later does not have the time to settle
 
 Resample = Callable[[GroupState, Iterable[jax.Array], int], tuple[GroupState, dict[str, jax.Array]]]
@@ -77,13 +80,13 @@ class ResamplingPrograms(NamedTuple):
     revive: jax.stages.Wrapped
 
 
-def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_revived: int = 1024) -> Resample:
+def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_revived: int | None = None) -> Resample:
     """The resampling of a group: (state, batches, step) -> (state, counts). The given state is consumed.
 
     Args:
         group, settings, mesh: as for `make_step`.
         max_revived: R, features revived at most in one event and member; further dead ones wait for the next event. R
-            candidates of D numbers are held per member and data shard.
+            candidates of D numbers are held per member and data shard. None: a 32nd of the features, or 1024.
 
     Returns:
         A function, to be called before the update of `step`, with the inputs to score as any number of batches [B, D]
@@ -105,10 +108,11 @@ def make_resampling(group: Group, settings: StepSettings, mesh: Mesh, *, max_rev
 
 
 def resampling_programs(
-    group: Group, settings: StepSettings, mesh: Mesh, *, max_revived: int = 1024
+    group: Group, settings: StepSettings, mesh: Mesh, *, max_revived: int | None = None
 ) -> ResamplingPrograms:
     """What `make_resampling` calls, and what a test looks into; the same arguments."""
-    shards, rows = mesh.shape[axes.DATA], min(max_revived, group.width)
+    most = max(int(SHARE_REVIVED * group.width), FEWEST_REVIVED) if max_revived is None else max_revived
+    shards, rows = mesh.shape[axes.DATA], min(most, group.width)
     shardings = state_shardings(group, mesh)
     candidate_shardings = Candidates(
         score=NamedSharding(mesh, PartitionSpec(axes.SWEEP, axes.DATA)),

@@ -12,7 +12,7 @@ from gsae.autoencoders.registry import ARCHITECTURES
 from gsae.errors import SettingError
 from gsae.mesh import make_mesh
 from gsae.training.groups import Point, group_points
-from gsae.training.resampling import event_steps, make_resampling
+from gsae.training.resampling import event_steps, make_resampling, resampling_programs
 from gsae.training.schedules import Schedules
 from gsae.training.step import NEVER, StepSettings, initial_state, state_shardings
 
@@ -151,3 +151,10 @@ def test_no_inputs_is_a_mistake():
     (group,), mesh = group_points(POINTS), make_mesh()
     with pytest.raises(ValueError, match="at least one batch"):
         resampling(group, SETTINGS, mesh, max_revived=R)(initial_state(group, D, mesh), [], 3)
+
+
+def test_how_many_may_be_revived_grows_with_the_width():
+    for width, most in ((512, 512), (16_384, 1024), (131_072, 4096)):
+        (group,) = group_points([dataclasses.replace(POINTS[0], width=width)])
+        programs = resampling_programs(group, SETTINGS, make_mesh())
+        assert jax.eval_shape(lambda start=programs.start: start(D)).rows_RD.shape == (1, 1, most, D)
