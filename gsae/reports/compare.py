@@ -1,8 +1,10 @@
 """Our rows beside those of the Gated SAE paper: same model, site, layer and kind; frontiers, gamma, share alive.
 
-    python -m gsae.reports.compare --ours=runs/x/results.csv --paper [--model=google/gemma-7b] [--out=DIRECTORY]
+    python -m gsae.reports.compare --ours=runs/x/results.csv --paper [--model=google/gemma-7b] [--baseline=NAME]
+        [--out=DIRECTORY]
 
-The language model is that of the run in whose directory the table lies (`config.json`), unless `--model` names it.
+The language model, and which architecture is the baseline, are those of the run in whose directory the table lies
+(`config.json`), unless `--model` and `--baseline` name them.
 Prints the tables, and writes `paper.png` and `paper.html`, one self-contained page, beside ours or into DIRECTORY.
 Exit codes: 0, 1 (nothing of the paper can be laid beside these rows, or a file is not readable), 2.
 """
@@ -160,12 +162,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ours", type=Path, required=True, help="results.csv of a run")
     parser.add_argument("--paper", action="store_true", required=True, help="beside the paper's tables")
     parser.add_argument("--model", default="", help="hub id of the language model; default: that of the run")
+    parser.add_argument("--baseline", default="", help="architecture beside the paper's baseline; default: the run's")
     parser.add_argument("--out", type=Path, help="directory of paper.png and paper.html; default: that of --ours")
     args = parser.parse_args(argv)
     try:
         settings = _settings(args.ours.parent / "config.json", needed=not args.model)
         model = args.model or settings["language_model"]["name"]
-        baseline = settings.get("evaluation", {}).get("baseline", "")
+        baseline = args.baseline or settings.get("evaluation", {}).get("baseline", "")
         if not args.ours.is_file():
             raise RunError(f"{args.ours}: there is no such file")
         places = side_by_side(read_results_csv(args.ours), paper_rows(), model, baseline)

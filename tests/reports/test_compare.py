@@ -67,3 +67,6 @@ def test_what_the_paper_does_not_have_is_one_line(ours, capsys):
     (ours / "config.json").unlink()
     assert main([f"--ours={ours / 'results.csv'}", "--paper"]) == 1
     assert "--model" in capsys.readouterr().err
+    named = ["--model=EleutherAI/pythia-2.8b", "--baseline=old"]
+    assert main([f"--ours={ours / 'results.csv'}", "--paper", *named]) == 0
+    assert "paper: baseline L0 / ours: baseline L0" in capsys.readouterr().out
