@@ -168,6 +168,8 @@ class LanguageModel(loading.LanguageModel):
         """
         if temperature < 0:
             raise ValueError(f"temperature = {temperature}: must be at least 0")
+        if new_tokens < 0 or samples < 1:
+            raise ValueError(f"new_tokens = {new_tokens}, samples = {samples}: must be at least 0 and 1")
         if sae is None and (edits or site is not None):
             raise ValueError("edits and a site need an autoencoder: sae=")
         ids = self.encode(prompt) if isinstance(prompt, str) else np.atleast_2d(np.asarray(prompt, np.int32))

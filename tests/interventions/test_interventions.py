@@ -176,6 +176,8 @@ def test_mistakes_say_what_is_allowed(lm, sae):
         (lambda: lm.generate("x", edits=[ablate(0)]), "need an autoencoder"),
         (lambda: lm.generate("x", temperature=-1), "at least 0"),
         (lambda: lm.generate([]), "at least one token"),
+        (lambda: lm.generate("x", -1), "new_tokens = -1"),
+        (lambda: lm.generate("x", samples=0), "samples = 0"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
