@@ -8,6 +8,7 @@ import gsae
 from gsae import artifacts
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
+from gsae.autoencoders.registry import ARCHITECTURES
 from gsae.autoencoders.saving import read_config, read_metadata, save
 from gsae.autoencoders.standard import Standard
 from gsae.errors import RunError
@@ -65,7 +66,7 @@ def test_missing_files_are_named(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "topp"}, "'topp': must be one of abstopk, batchtopk, feature_choice, gated"),
+        ({"architecture": "topp"}, "'topp': must be one of " + ", ".join(sorted(ARCHITECTURES))),
         ({"options": {"colour": "red"}}, "config.sae.colour"),
         ({"options": {"reconstruction_scale": "mean"}}, "reconstruction_scale"),
         ({"options": {"tied": False}}, "W_mag"),

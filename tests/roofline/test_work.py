@@ -7,7 +7,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from sweeps import points, settings
 
+from gsae.autoencoders.batchtopk import BatchTopK
 from gsae.autoencoders.registry import ARCHITECTURES
+from gsae.autoencoders.top_afa import TopAFA
+from gsae.autoencoders.topk import TopK
 from gsae.collectives import totals
 from gsae.mesh import DATA, FEATURE, SWEEP, make_mesh
 from gsae.roofline.estimate import Sizes, demand
@@ -18,9 +21,9 @@ from gsae.training.groups import group_points
 from gsae.training.step import abstract_state, batch_sharding, make_step
 
 B, D, F = 512, 64, 1024
-SELECTIONS = dict.fromkeys(("topk", "abstopk", "variational", "top_afa"), 2) | dict.fromkeys(
-    ("batchtopk", "mutual_choice", "feature_choice", "matryoshka"), 1
-)
+# How often a step selects by counting over a row's features: for f and for dead features, or for these alone.
+SELECTIONS = dict.fromkeys((name for name, kind in ARCHITECTURES.items() if issubclass(kind, TopK | TopAFA)), 2)
+SELECTIONS |= dict.fromkeys((name for name, kind in ARCHITECTURES.items() if issubclass(kind, BatchTopK)), 1)
 
 
 def work_of(name, width=F, members=1, d=D):
@@ -51,8 +54,8 @@ def test_what_is_summed_is_what_the_formula_of_collectives_says(name):
     found = {DATA: 0.0, FEATURE: 0.0}
     for one in work_of(name).sums(Share(B / 2, F / 4), FEATURE, DATA):
         found[one.axis] += one.size
-    # Selection by counting, 31 numbers each time, is no product: the estimate leaves it out. A row's over its features
-    # for f and for dead features, or for these alone; Feature Choice counts a feature's rows as well.
+    # Selection by counting, 31 numbers each time, is no product: the estimate leaves it out. Feature Choice counts a
+    # feature's rows as well.
     formula["all-reduce", (FEATURE,)] -= SELECTIONS.get(name, 0) * 31 * 4 * B / 2
     formula["all-reduce", (DATA,)] -= 31 * 4 * F / 4 if name == "feature_choice" else 0
     vectors = 8 * 4 * (F / 4 + D)  # counts and sums beside the gradients, which the estimate leaves out
