@@ -251,6 +251,10 @@ class Autoencoder:
         biases = [name for name in self.feature_axes if name.startswith("b_")]
         return self.replace(**{name: getattr(self, name) / scale for name in biases})
 
+    def plain(self) -> "Autoencoder":
+        """The same function as other tools know it: of a plain class, where only training differs. Here, itself."""
+        return self
+
     def replace(self, **changes: Any) -> Self:
         """A copy with other arrays (from flax.struct)."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]

@@ -113,6 +113,13 @@ class JumpReLU(base.Autoencoder):
         """Feature activations: [..., D] -> [..., F]."""
         return jump(self.preactivations(x, context), self.theta, self.bandwidth)
 
+    def plain(self) -> "JumpReLU":
+        """Of any recipe a JumpReLU."""
+        if type(self) is JumpReLU:
+            return self
+        arrays = {name: getattr(self, name) for name in self.feature_axes}
+        return JumpReLU(**arrays, options=JumpReLUOptions(log_threshold=self.options.log_threshold))
+
     def penalty(self, l0: jax.Array, context: Context) -> jax.Array:
         """The sparsity term of the loss, given the batch's mean L0: lambda L0."""
         return context.sparsity_coefficient * l0

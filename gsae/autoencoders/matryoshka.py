@@ -91,6 +91,17 @@ class Matryoshka(BatchTopK):
         """Indices [F] into the storage: its first m entries are the features of the prefix of m."""
         return np.arange(self.b_enc.shape[-1]).reshape(self.options.blocks, -1).T.ravel()
 
+    def plain(self) -> "Matryoshka":
+        """With its features in the order of its prefixes, stored as one block."""
+        order_F, features = self.prefix_order(), self.b_enc.shape[-1]
+        changes: dict[str, Any] = {
+            name: jnp.take(getattr(self, name), order_F, axis=axis)
+            for name, axis in self.feature_axes.items()
+            if axis is not None
+        }
+        groups = tuple(np.diff(self.prefixes, prepend=0) / features)
+        return self.replace(**changes, options=dataclasses.replace(self.options, groups=groups, blocks=1))
+
     def reconstruction(self, f_BF: jax.Array, target_BD: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
         """The mean over the prefixes of ||x - x_hat of the prefix||^2, averaged over the batch, and x_hat of all.
 

@@ -133,3 +133,8 @@ class PAnneal(Standard):
         """Keeps where annealing is."""
         names = ("stage", "factor", "seen", "penalties")
         return self.replace(**{name: stats[name].astype(getattr(self, name).dtype) for name in names})
+
+    def plain(self) -> Standard:
+        """A standard one."""
+        arrays = {name: getattr(self, name) for name in Standard.feature_axes}
+        return Standard(**arrays, options=base.Options(ri_l1=self.options.ri_l1))

@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsae.autoencoders.base import Autoencoder, Options
+from gsae.autoencoders.base import Autoencoder
 from gsae.autoencoders.batchtopk import BatchTopK
 from gsae.autoencoders.gated import Gated, GatedOptions
 from gsae.autoencoders.jumprelu import JumpReLU, JumpReLUOptions
-from gsae.autoencoders.matryoshka import Matryoshka
-from gsae.autoencoders.p_anneal import PAnneal
 from gsae.autoencoders.rescaled import RescaledStandard
 from gsae.autoencoders.standard import Standard
 from gsae.autoencoders.topk import TopK
@@ -54,35 +52,9 @@ def as_gated(autoencoder: Autoencoder) -> Gated:
     return build(Gated, options, arrays).with_metadata(autoencoder.metadata)
 
 
-def in_prefix_order(autoencoder: Matryoshka) -> Matryoshka:
-    """The same with its features in the order of its prefixes, stored as one block."""
-    order_F, features = autoencoder.prefix_order(), autoencoder.b_enc.shape[-1]
-    changes: dict[str, Any] = {
-        name: jnp.take(getattr(autoencoder, name), order_F, axis=axis)
-        for name, axis in autoencoder.feature_axes.items()
-        if axis is not None
-    }
-    groups = tuple(np.diff(autoencoder.prefixes, prepend=0) / features)
-    options = dataclasses.replace(autoencoder.options, groups=groups, blocks=1)
-    return autoencoder.replace(**changes, options=options).with_metadata(autoencoder.metadata)
-
-
 def as_others_know_it(autoencoder: Autoencoder) -> Autoencoder:
-    """As an autoencoder of the plain class that computes the same: how it was trained is no part of other formats.
-
-    P-anneal's is a standard one, JumpReLU's of any recipe a JumpReLU; a nested dictionary's features are put into the
-    order of its prefixes. Others are what they are.
-    """
-    made: Autoencoder = autoencoder
-    if isinstance(autoencoder, PAnneal):
-        arrays = {name: getattr(autoencoder, name) for name in Standard.feature_axes}
-        made = Standard(**arrays, options=Options(ri_l1=autoencoder.options.ri_l1))
-    elif isinstance(autoencoder, JumpReLU) and type(autoencoder) is not JumpReLU:
-        arrays = {name: getattr(autoencoder, name) for name in autoencoder.feature_axes}
-        made = JumpReLU(**arrays, options=JumpReLUOptions(log_threshold=autoencoder.options.log_threshold))
-    elif isinstance(autoencoder, Matryoshka):
-        made = in_prefix_order(autoencoder)
-    return made.with_metadata(autoencoder.metadata)
+    """As an autoencoder of the plain class that computes the same: how it was trained is no part of other formats."""
+    return autoencoder.plain().with_metadata(autoencoder.metadata)
 
 
 def as_jumprelu(autoencoder: Autoencoder) -> JumpReLU:

@@ -181,6 +181,20 @@ def test_known_weights(name):
     np.testing.assert_array_equal(sae.replace(W_dec=sae.W_dec / 2).decode(f_BF), x_BD / 2)
 
 
+def test_what_another_class_stands_for_computes_the_same(x_BD, randomised):
+    found = []
+    for name, cls in ARCHITECTURES.items():
+        sae = randomised(cls, D, F)
+        plain = sae.plain()
+        if plain is not sae:
+            found.append(name)
+            f_BF, f_plain_BF = sae.encode(x_BD), plain.encode(x_BD)
+            np.testing.assert_allclose(np.sort(f_plain_BF), np.sort(f_BF), atol=1e-12, err_msg=name)  # any order
+            np.testing.assert_allclose(plain.decode(f_plain_BF), sae.decode(f_BF), atol=1e-12, err_msg=name)
+            assert np.all(np.any(f_BF, axis=1)) and type(plain.plain()) is type(plain)
+    assert len(found) >= 4
+
+
 def test_names():
     for name, cls in ARCHITECTURES.items():
         assert architecture_name(cls.initialise(jax.random.key(0), 4, 8, cls.Options())) == name
