@@ -94,9 +94,8 @@ def _check_targets(name: str, entry: SweepEntry, options: Any, width: int) -> No
     if not entry.target_l0 and not entry.sparsity_coefficients:
         allowed = f"must be a tuple of positive numbers, unless {name}.target_l0 has some"
         raise SettingError(f"{name}.sparsity_coefficients", (), allowed)
-    if entry.target_l0 and not architecture(entry.architecture).coefficient_sets_l0(options):
-        allowed = f"must be () for {entry.architecture} with these options: no coefficient decides its L0"
-        raise SettingError(f"{name}.target_l0", entry.target_l0, allowed)
+    if entry.target_l0 and (why := architecture(entry.architecture).no_target_l0(options)):
+        raise SettingError(f"{name}.target_l0", entry.target_l0, f"must be () for {entry.architecture}: {why}")
     if entry.target_l0 and max(entry.target_l0) >= width:
         raise SettingError(f"{name}.target_l0", max(entry.target_l0), f"must be below the {width} features")
 

@@ -116,7 +116,11 @@ def test_rows_from_elsewhere_have_no_text_to_show_features_on():
         ({"sparsity_coefficients": (), "target_l0": (256.0,)}, r"gated\.target_l0 = 256\.0: must be below the 256"),
         (
             {"sparsity_coefficients": (), "target_l0": (8.0,), "architecture": "topk", "options": {}},
-            r"gated\.target_l0 = \(8\.0,\): must be \(\) for topk with these options: no coefficient decides its L0",
+            r"gated\.target_l0 = \(8\.0,\): must be \(\) for topk: no coefficient decides its L0",
+        ),
+        (
+            {"sparsity_coefficients": (), "target_l0": (8.0,), "architecture": "jumprelu_tanh", "options": {}},
+            r"gated\.target_l0 = \(8\.0,\): must be \(\) for jumprelu_tanh: its coefficient rises until the last step",
         ),
     ],
 )

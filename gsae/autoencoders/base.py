@@ -135,9 +135,11 @@ class Autoencoder:
         return (features,)
 
     @classmethod
-    def coefficient_sets_l0(cls, options: Any) -> bool:
-        """Whether more of the sparsity coefficient means fewer active features, so that one can be found for an L0."""
-        return cls.warms_up and cls.STARTS_FROM is None
+    def no_target_l0(cls, options: Any) -> str:
+        """Why no sparsity coefficient can be found for a wanted L0; "" where more of it means fewer active features."""
+        if cls.STARTS_FROM is not None:
+            return "it begins with trained weights, and their L0 is its L0"
+        return "" if cls.warms_up else "no coefficient decides its L0"
 
     def trained_fields(self) -> tuple[str, ...]:
         """The names of the arrays that gradients move; those that the options leave out are not among them."""

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import flax.struct
 import jax
@@ -79,6 +79,11 @@ class JumpReLUTanh(JumpReLU):
         fresh = plain.replace(W_enc=W_enc_DF, W_dec=W_dec_FD)
         name = "log_threshold" if options.log_threshold else "threshold"
         return fresh.replace(**{name: jnp.full(features, fresh.initial_value(name), jnp.float32)})
+
+    @classmethod
+    def no_target_l0(cls, options: Any) -> str:
+        """Following a target would undo the rise of the coefficient, which is the recipe."""
+        return "its coefficient rises until the last step, so that no L0 before the end is the one to come"
 
     @property
     def unit(self) -> float:

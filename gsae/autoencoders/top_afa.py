@@ -57,9 +57,9 @@ class TopAFA(base.Autoencoder):
         return self.replace(b_dec=geometric_median(x_ND).astype(self.b_dec.dtype))
 
     @classmethod
-    def coefficient_sets_l0(cls, options: Any) -> bool:
-        """No: it weighs the norm loss, and L0 is what the norms make it."""
-        return False
+    def no_target_l0(cls, options: Any) -> str:
+        """The coefficient decides something else."""
+        return "its coefficient weighs the norm loss, and L0 is what the norms make it"
 
     def unit_norm_fields(self) -> tuple[str, ...]:
         """W_dec: the norm of f is that of its parts."""
