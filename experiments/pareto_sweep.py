@@ -165,7 +165,8 @@ def get_config() -> ConfigDict:
     config.training.target_l0 = ConfigDict()  # how coefficients are found for entries with target_l0: docs/sweeps.md
     config.training.target_l0.pilot = "5%"  # length of the pilot that places them
     config.training.target_l0.pilot_coefficients = (1e-3, 1e-2, 0.1, 1.0)  # what it tries, in the unit of the loss
-    config.training.target_l0.adjust_until = "90%"  # they follow the measured L0 until here, then they stay
+    config.training.target_l0.adjust_until = "100%"  # they follow the measured L0 until here, then they stay
+    config.training.target_l0.held_out_tokens = 32_768  # that judge nothing, and correct for L0 being another there
     config.training.checkpoint_every = 4000  # steps; 0: only at the end
     config.training.keep_checkpoints = 2  # the newest so many stay
     config.training.checkpoints = ""  # directory or gs://bucket/path of this run alone; "": <workdir>/checkpoints

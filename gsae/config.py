@@ -154,6 +154,7 @@ class TargetSettings:
         operational=True,
     )
     adjust_until: str = duration(operational=True)
+    held_out_tokens: int = not_negative(operational=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gsae import artifacts, equivalence, recipe
-from gsae.errors import RunError
+from gsae.errors import RunError, SettingError
 from gsae.job import Job
 from gsae.training.groups import Point
 
@@ -24,6 +24,7 @@ def evaluate(job: Job) -> None:
     from gsae.autoencoders.saving import load_on_host, read_metadata
 
     settings = job.config.evaluation
+    tokens_before_those_apart(job)
     made_from = {
         "tokens": job.held_out.fingerprint,
         "settings": {name: getattr(settings, name) for name in JUDGED_BY},
@@ -119,6 +120,8 @@ def judged(
     tokens: int,
     bootstrap_samples: int,
     progress: bool,
+    where: Any = None,
+    skip_tokens: int | None = None,
     **how: Any,
 ) -> Sequence[Any]:
     """What comes of members on held-out text, or on held-out rows; `how` is further settings of the evaluation.
@@ -129,31 +132,55 @@ def judged(
         tokens: that count, at most; 0 for all.
         bootstrap_samples: of documents, for standard errors; 0 for none.
         progress: draws a bar.
+        where: a token store, or an activation store where there is no language model; None for the held-out one.
+        skip_tokens: that count, passed over first; None for what the settings say.
     """
     from gsae.evaluation.evaluate import evaluate as evaluate_members
     from gsae.evaluation.held_out_rows import evaluate_rows
     from gsae.evaluation.members import Member
 
     settings = job.config.evaluation
+    where = job.held_out if where is None else where
+    skip = settings.skip_tokens if skip_tokens is None else skip_tokens
     judged = [Member(name, point.site, take) for name, (point, take, _) in members.items()]
     if not job.has_language_model:
-        return evaluate_rows(
-            job.held_out, judged, rows=tokens, skip_rows=settings.skip_tokens, mesh=job.mesh, progress=progress, **how
-        )
+        return evaluate_rows(where, judged, rows=tokens, skip_rows=skip, mesh=job.mesh, progress=progress, **how)
     return evaluate_members(
         job.language_model,
-        job.held_out,
+        where,
         judged,
         tokens=tokens,
         batch_size=settings.sequences_at_once,
         mesh=job.mesh,
-        skip_tokens=settings.skip_tokens,
+        skip_tokens=skip,
         zero_convention=settings.zero_ablation,
         bootstrap_samples=bootstrap_samples,
         seed=job.config.seed,
         progress=progress,
         **how,
     )
+
+
+def tokens_before_those_apart(job: Job) -> int:
+    """How many held-out tokens come before the last ones, which correct the targets of L0 and judge nothing.
+
+    Raises:
+        SettingError: where results would be measured on some of these.
+    """
+    from gsae.evaluation.batches import counted_tokens
+
+    apart, settings = job.config.training.target_l0.held_out_tokens, job.config.evaluation
+    if not apart or not any(point.target_l0 for point in job.points):
+        return 0
+    total = counted_tokens(job.held_out) if job.has_language_model else job.held_out.rows
+    judging = min(settings.skip_tokens + settings.tokens, total) if settings.tokens else total
+    if judging + apart > total:
+        allowed = (
+            f"must be at most {total - judging}: of {total} held-out tokens config.evaluation.tokens (and skip_tokens) "
+            f"take {judging}; 0 aims at the L0 of training rows"
+        )
+        raise SettingError("config.training.target_l0.held_out_tokens", apart, allowed)
+    return total - apart
 
 
 def _itself(member: Any) -> Any:

@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 
-from gsae import artifacts, recipe, schema
+from gsae import aiming, artifacts, recipe, schema
 from gsae.config import Config
 from gsae.errors import SettingError
 from gsae.job import Job
-from gsae.judge import evaluate, judged
+from gsae.judge import evaluate, judged, tokens_before_those_apart
 from gsae.pilot import found_coefficients, place_coefficients
 from gsae.preparation import prepare
 from gsae.processes.terminal import LOG
@@ -119,6 +119,7 @@ def _import_rows(job: Job) -> None:
         recipe.check_imported(job.config, job.activations.identity.dtype, job.activations.superblock_rows)
     evaluation = job.config.evaluation
     choose_rows(job.held_out, evaluation.tokens, evaluation.skip_tokens)  # that some are left is known now, not later
+    tokens_before_those_apart(job)
 
 
 def train(job: Job) -> None:
@@ -181,6 +182,7 @@ def _train_round(job: Job, record: Sequence[Round], task: Task, placed: Mapping[
             else functools.partial(initial_state, job, coefficients=placed),
             begin=part.begin,
             producer=job.producer,
+            before=aiming.corrections(job, groups, recipe.in_steps(config, "target_l0.adjust_until")),
         )
     if job.producer:
         print(f"live: {job.producer.describe()}")

@@ -11,6 +11,7 @@ import jax
 from gsae import artifacts, schema
 from gsae.errors import SettingError
 from gsae.job import Job
+from gsae.judge import tokens_before_those_apart
 from gsae.processes.waiting import wait_for_all
 
 PARTS = ("train", "held_out")
@@ -32,6 +33,7 @@ def tokenise(job: Job) -> None:
         shutil.rmtree(job.tokens_path / PORTIONS, ignore_errors=True)
     evaluation = job.config.evaluation  # that something is left to judge by is known now, not after the training
     choose_sequences(job.tokens("held_out"), evaluation.tokens, job.config.seed, evaluation.skip_tokens)
+    tokens_before_those_apart(job)
 
 
 def _made_from(job: Job) -> dict[str, Any]:

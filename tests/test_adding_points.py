@@ -98,15 +98,20 @@ def test_points_are_added_and_extended_and_the_others_stay(finished, rows, tmp_p
 
 
 @pytest.mark.slow
-def test_targets_are_found_and_a_killed_run_finds_the_same(rows, tmp_path, monkeypatch):
+def test_targets_are_found_and_a_killed_run_finds_the_same(rows, tmp_path, monkeypatch, capsys):
     wanted = {"sweep__gated__sparsity_coefficients": (), "sweep__gated__target_l0": (2.0, 5.0)}
-    wanted |= {"training__target_l0__pilot": "12 steps", "evaluation__every": 8}
+    wanted |= {"training__target_l0__pilot": "12 steps", "evaluation__every": 7, "training__checkpoint_every": 5}
+    few = r"held_out_tokens = 32768: must be at most \d+: of \d+ held-out tokens .* take 1500; 0 aims at"
+    with pytest.raises(SettingError, match=few):
+        run(rows, tmp_path / "never", **wanted)
+    wanted["training__target_l0__held_out_tokens"] = 400
     run(rows, tmp_path / "never", **wanted)
+    assert capsys.readouterr().out.count("times the L0 of training rows on held-out tokens") == 2
     look, asked = pipeline._look, []
 
     def killed(job, groups, step, states):
         asked.append(step)
-        if step == 16:
+        if step == 21:  # its last checkpoint is from after the measurement on held-out rows
             raise KeyboardInterrupt
         look(job, groups, step, states)
 
@@ -114,8 +119,10 @@ def test_targets_are_found_and_a_killed_run_finds_the_same(rows, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         run(rows, tmp_path / "killed", **wanted)
     monkeypatch.undo()
+    capsys.readouterr()
     run(rows, tmp_path / "killed", **wanted)
-    assert asked == [8, 16]
+    out = capsys.readouterr().out
+    assert asked == [7, 14, 21] and "resumes at step 20" in out and "times the L0" not in out
     never, killed_results = results(tmp_path / "never"), results(tmp_path / "killed")
     assert never == killed_results and len(never) == 4
     for name, row in never.items():

@@ -65,7 +65,8 @@ ARROWS = {
     },
     "pilot": {"activations.batches", "artifacts", "job", "mesh", "processes", "recipe", "states", "training"},
     "tokenise": {
-        "artifacts", "errors", "evaluation.batches", "job", "language_models.chat", "processes", "schema", "text",
+        "artifacts", "errors", "evaluation.batches", "job", "judge", "language_models.chat", "processes", "schema",
+        "text",
     },
     "preparation": {
         "artifacts", "errors", "job", "language_models.pinned", "memory", "places", "processes", "recipe", "rounds",
@@ -79,9 +80,11 @@ ARROWS = {
         "artifacts", "autoencoders.saving", "dashboards", "equivalence", "errors", "job", "judge", "processes.waiting",
         "reports", "rounds", "schema", "training.sinks",
     },
+    "aiming": {"job", "judge", "mesh", "states", "training"},
     "pipeline": {
-        "activations", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "judge", "pilot",
-        "preparation", "processes", "recipe", "reports", "rounds", "schema", "show", "states", "tokenise", "training",
+        "activations", "aiming", "artifacts", "autoencoders.saving", "config", "errors", "evaluation", "job", "judge",
+        "pilot", "preparation", "processes", "recipe", "reports", "rounds", "schema", "show", "states", "tokenise",
+        "training",
     },
     "command_line": {"errors"},
     "finished": {"autoencoders.saving", "errors", "language_models", "text.tokens"},

@@ -36,8 +36,8 @@ def weights(workdir):
     return {file.parent.name: load_file(file) for file in sorted(workdir.glob("autoencoders/*/weights.safetensors"))}
 
 
-def assert_equal(ours, others):
-    assert ours.keys() == others.keys() and len(ours) == 2
+def assert_equal(ours, others, points=2):
+    assert ours.keys() == others.keys() and len(ours) == points
     for point, arrays in ours.items():
         for name, array in arrays.items():
             np.testing.assert_array_equal(array, others[point][name], err_msg=f"{point} {name}")
@@ -50,10 +50,13 @@ def lines(workdir):
 @pytest.mark.slow
 def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
     cached, live = tmp_path / "cached", tmp_path / "live"
-    run(texts, cached, "store")
+    wanted = {"sweep__gated__sparsity_coefficients": (), "sweep__gated__target_l0": (8.0,)}
+    wanted |= {"training__target_l0__pilot": "8 steps", "training__target_l0__held_out_tokens": 512}
+    run(texts, cached, "store", **wanted)
+    assert "times the L0 of training rows" in capsys.readouterr().out
     with pytest.raises(RunError, match="run --stage=tokenise first"):
         run(texts, live, "live", stage="train")
-    run(texts, live, "live")
+    run(texts, live, "live", **wanted)
     assert "harvest: nothing to do" in capsys.readouterr().out
     assert not (live / "activations").exists()
     assert_equal(weights(live), weights(cached))
@@ -65,8 +68,13 @@ def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
     assert "The rows were stored before the training" in (cached / "report.html").read_text()
     # The weights are the same whichever way the rows came: nothing is left to train for the other source.
     capsys.readouterr()
-    run(texts, live, "store")
+    run(texts, live, "store", **wanted)
     assert "GFLOP a step" not in capsys.readouterr().out
+    # A point more, and more steps for the one with a target: rounds of their own.
+    more = wanted | {"sweep__standard__sparsity_coefficients": (0.05, 0.1), "sweep__gated__steps": 32}
+    run(texts, cached, "store", stage="train", **more)
+    run(texts, live, "live", stage="train", **more)
+    assert_equal(weights(live), weights(cached), points=3)
 
 
 @pytest.mark.slow

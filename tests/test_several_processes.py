@@ -242,6 +242,26 @@ def test_what_is_wrong_in_one_process_is_said_once_and_ends_all(texts, tmp_path)
     assert not run.workdir.exists()
 
 
+def test_targets_are_found_by_two_processes_on_live_rows_as_by_one_on_the_store(texts, alone, tmp_path):
+    wanted = {"sweep__gated__sparsity_coefficients": (), "sweep__gated__target_l0": (4.0, 12.0)}
+    wanted |= {"training__target_l0__pilot": "4 steps", "training__target_l0__held_out_tokens": 512}
+    one = trained(texts, tmp_path / "one", alone, 1, 4, **wanted).to_the_end()
+    live = {"text__store": alone.workdir / "tokens", "activations__source": "live"}
+    two = Run(texts, tmp_path / "two", 2, 2, stage="train", **(MESH | live | wanted)).to_the_end()
+    ratios = [[line for line in run.printed(0) if "times the L0 of training rows" in line] for run in (one, two)]
+    assert len(ratios[0]) == len(ratios[1]) == 2
+    for ours, others in zip(*ratios, strict=True):
+        assert ours.split()[0] == others.split()[0]
+        np.testing.assert_allclose(float(ours.split()[1]), float(others.split()[1]), rtol=0.01)
+    ours, others = metrics(two.workdir), metrics(one.workdir)
+    assert list(ours) == list(others) == list(range(1, STEPS + 1))
+    assert_steps_agree(ours[1], others[1], 1e-5)
+    assert_steps_agree(ours[STEPS], others[STEPS], 1e-3)
+    found = json.loads((one.workdir / "pilot.json").read_text()), json.loads((two.workdir / "pilot.json").read_text())
+    for pilots in zip(*(list(pilot.values()) for pilot in found), strict=True):
+        np.testing.assert_allclose(pilots[0]["l0"], pilots[1]["l0"], rtol=1e-3)
+
+
 # One run, ended again and again: in which stage, a sign that it is there, which process gets which signal, and with
 # what codes both end. Its autoencoders are trained already.
 ENDINGS = [

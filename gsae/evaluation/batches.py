@@ -42,6 +42,13 @@ def choose_sequences(token_store: TokenStore, tokens: int, seed: int, skip_token
     return order[: _how_many(token_store, order, tokens)] if tokens else order
 
 
+def counted_tokens(token_store: TokenStore, at_once: int = 4096) -> int:
+    """How many tokens of a store count."""
+    starts = range(0, token_store.num_sequences, at_once)
+    chunks = (np.arange(start, min(start + at_once, token_store.num_sequences)) for start in starts)
+    return sum(int(token_store.mask(chunk).sum()) for chunk in chunks)
+
+
 def _how_many(token_store: TokenStore, order: np.ndarray, tokens: int, at_once: int = 256) -> int:
     """How many of the sequences it takes, from the first, until so many of their tokens count; all if that is few."""
     counted = 0

@@ -73,6 +73,7 @@ def train(
     initialise: Callable[[Group], GroupState] | None = None,
     producer: Producer | None = None,
     begin: int = 0,
+    before: Mapping[int, Callable[[States], None]] | None = None,
 ) -> States:
     """Trains all groups side by side on the same batches, from the newest good checkpoint if there is one.
 
@@ -91,6 +92,8 @@ def train(
             `initial_state`.
         begin: updates that this state has behind it; with some it is calibrated already.
         producer: makes the rows of `batches` meanwhile; its waiting is logged, and it is closed at the end.
+        before: by step, what is done before that update; it may put other states of the same kind in their place.
+            A run that resumes at that step does it again.
 
     Returns:
         The states after `steps` updates by `Group.name`; they are also in the newest checkpoint.
@@ -123,6 +126,9 @@ def train(
 
         previous = None
         for t, batch in zip(range(start, steps), itertools.chain([first], stream), strict=True):
+            if before and t in before:
+                with logger.paused():
+                    before[t](states)
             if resampling and t in resampling.steps:
                 _resample(groups, states, batches, t, resampling, settings, mesh, logger.say)
             metrics = _update(programs, states, batch, t, mesh)

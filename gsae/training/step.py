@@ -14,10 +14,11 @@ from gsae import mesh as axes
 from gsae.autoencoders.context import Context
 from gsae.autoencoders.registry import architecture
 from gsae.errors import SettingError
-from gsae.training import optimizer, targets
+from gsae.training import optimizer
 from gsae.training.groups import Group
 from gsae.training.members import over_members, place_members
 from gsae.training.schedules import Schedules, return_factor
+from gsae.training.targets import UNKNOWN, Control
 
 NEVER = -1  # last_resample of a member that was never resampled
 INITIAL, TRAINING, RESAMPLING = range(3)  # streams of random numbers
@@ -75,6 +76,8 @@ class GroupState:
         last_resample: int32 [S], the step of the last event that revived a feature of the member, or `NEVER`.
         sparsity_coefficient: float32 [S], after warm-up; only that of a point with a target L0 ever moves.
         mean_l0: float32 [S], moving mean of the L0 of training batches.
+        held_out_ratio: float32 [S], L0 on held-out tokens over that on training rows when it was last measured, at
+            first 1: what a target is divided by to be met on held-out text. None for points without targets.
     """
 
     autoencoder: Any
@@ -84,6 +87,7 @@ class GroupState:
     last_resample: Leaf
     sparsity_coefficient: Leaf
     mean_l0: Leaf
+    held_out_ratio: Leaf = None
 
 
 def initial_state(group: Group, activation_width: int, mesh: Mesh | AbstractMesh) -> GroupState:
@@ -100,7 +104,8 @@ def initial_state(group: Group, activation_width: int, mesh: Mesh | AbstractMesh
             active=jnp.arange(group.size) < len(group.points),
             last_resample=jnp.full(group.size, NEVER, jnp.int32),
             sparsity_coefficient=jnp.asarray(group.values("sparsity_coefficient")),
-            mean_l0=jnp.full(group.size, targets.UNKNOWN, jnp.float32),
+            mean_l0=jnp.full(group.size, UNKNOWN, jnp.float32),
+            held_out_ratio=jnp.ones(group.size, jnp.float32) if group.has_targets else None,
         )
 
     _check_sweep(group, mesh)
@@ -123,6 +128,7 @@ def state_shardings(group: Group, mesh: Mesh | AbstractMesh) -> GroupState:
         last_resample=stacked(PartitionSpec()),
         sparsity_coefficient=stacked(PartitionSpec()),
         mean_l0=stacked(PartitionSpec()),
+        held_out_ratio=stacked(PartitionSpec()) if group.has_targets else None,
     )
 
 
@@ -225,7 +231,9 @@ def update_member(
     )
     since = jnp.where(member.last_resample == NEVER, -1, step - member.last_resample)
     learning_rate = own["learning_rate"] * settings.schedules.learning_rate_factor(step)
-    learning_rate *= return_factor(since, settings.resampling_return_steps, settings.resampling_floor)
+    returned = return_factor(since, settings.resampling_return_steps, settings.resampling_floor)
+    learning_rate *= returned
+    control = Control.of(settings.schedules)
 
     def loss_of(parameters):
         return autoencoder.replace(**parameters).loss({"x": x_BD}, context)
@@ -248,10 +256,12 @@ def update_member(
         autoencoder=autoencoder.replace(**parameters).after_update(stats),
         second_moments=second_moments,
         steps_since_fired=jnp.where(stats["fired"] > 0, 0, member.steps_since_fired + 1),
-        mean_l0=targets.mean_l0(member.mean_l0, stats["l0"]),
+        mean_l0=control.mean_l0(member.mean_l0, stats["l0"]),
     )
     if "target_l0" in own:
-        new = _nearer_to_target(new, own["target_l0"], step, settings.schedules)
+        aim = own["target_l0"] / member.held_out_ratio
+        adjusted = control.adjusted(member.sparsity_coefficient, member.mean_l0, new.mean_l0, aim, step, speed=returned)
+        new = dataclasses.replace(new, sparsity_coefficient=adjusted)
     new = dataclasses.replace(jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, member), active=ok)
     # E||x||^2 out of sums that are there, so that no further one goes over the mesh
     x_squared = stats["squared_error"] + 2 * stats["x_dot_x_hat"] - stats["x_hat_squared"]
@@ -267,12 +277,6 @@ def update_member(
     }
     metrics = {name: jnp.where(member.active, value, jnp.nan).astype(jnp.float32) for name, value in metrics.items()}
     return new, metrics | {"active": ok.astype(jnp.float32)}
-
-
-def _nearer_to_target(member: GroupState, target: jax.Array, step: jax.Array, schedules: Schedules) -> GroupState:
-    begin, end = schedules.sparsity_warmup_steps // 2, schedules.adjust_until
-    coefficient = targets.adjusted(member.sparsity_coefficient, member.mean_l0, target, step, begin, end)
-    return dataclasses.replace(member, sparsity_coefficient=coefficient)
 
 
 def no_metrics() -> Metrics:

@@ -1,48 +1,98 @@
 """Sparsity coefficients for a wanted L0: placed by a short pilot, then moved by the L0 that is measured.
 
-L0 falls nearly as a power of the coefficient, so everything happens between their logarithms.
+L0 falls nearly as a power of the coefficient, so everything happens between their logarithms. There the training is
+a slow system that a proportional-integral controller keeps at its set point: docs/sweeps.md has the reasoning.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from gsae.training.schedules import Schedules
+
 UNKNOWN = -1.0  # mean L0 of a member that has not been updated yet
-RATE = 0.02  # of the moving mean of L0: about 50 steps, in which the noise of single batches goes
-STRENGTH = 30.0  # of the control over the whole time that it has: an error shrinks by exp(-STRENGTH * |slope|)
-MOST = 0.02  # a step moves log(coefficient) by no more than this
+STRENGTH = 100.0  # sum of the integral gains of all steps: an error shrinks by exp(-STRENGTH * |slope|) on the whole
+LARGEST_GAIN = 0.01  # of a step, however few there are
+DAMPING = 2.0  # proportional gain: log(coefficient) for each unit of log L0
+REACH = 0.3  # the largest error that counts: what is far off is still on its way, and is waited for
+FASTEST_MEAN, MEAN_TO_GAIN = 0.02, 4.0  # rate of the moving mean of L0: 50 steps, or more where the gain is smaller
+BEYOND = 10.0  # by no larger factor does the pilot's line go on outside of its points
+LARGEST_RATIO = 2.0  # of L0 on held-out text and on training rows, either way: more than this is no sampling
 STEEPEST, FLATTEST = -2.0, -0.25  # d log L0 / d log coefficient, where the pilot has none that can be right
 
 
-def mean_l0(mean: jax.Array, l0: jax.Array) -> jax.Array:
-    """The moving mean of L0 after one more batch."""
-    return jnp.where(mean < 0, l0, mean + jnp.float32(RATE) * (l0 - mean)).astype(jnp.float32)
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """How coefficients follow L0 in a run, the same for all members.
 
-
-def adjusted(
-    coefficient: jax.Array, mean: jax.Array, target: jax.Array, step: jax.Array, begin: int, end: int
-) -> jax.Array:
-    """The sparsity coefficient after a step: larger where L0 is above its target; as it was outside of the control.
-
-    Args:
-        coefficient: float32, before warm-up.
-        mean: moving mean of L0.
-        target: L0 that is wanted.
-        step: int32, updates made before this one.
-        begin, end: the steps between which it moves.
+    Attributes:
+        begin, end: the steps between which they move.
+        damped_from: the step from which the change of L0 counts too: before, it comes from the warm-up.
     """
-    gain = min(STRENGTH / max(end - begin, 1), MOST)
-    error = jnp.clip(jnp.log(jnp.maximum(mean, 1e-3) / target), -1, 1)
-    moves = (step >= begin) & (step < end)
-    return jnp.where(moves, coefficient * jnp.exp(gain * error), coefficient).astype(jnp.float32)
+
+    begin: int
+    damped_from: int
+    end: int
+
+    @classmethod
+    def of(cls, schedules: Schedules) -> "Control":
+        """From the half of the sparsity warm-up on."""
+        warmup = schedules.sparsity_warmup_steps
+        return cls(warmup // 2, warmup, schedules.adjust_until)
+
+    @property
+    def gain(self) -> float:
+        """The integral gain of a step: longer runs have smaller learning rates, and answer in more steps."""
+        return min(STRENGTH / max(self.end - self.begin, 1), LARGEST_GAIN)
+
+    def mean_l0(self, mean: jax.Array, l0: jax.Array) -> jax.Array:
+        """The moving mean of L0 after one more batch."""
+        rate = jnp.float32(min(FASTEST_MEAN, MEAN_TO_GAIN * self.gain))
+        return jnp.where(mean < 0, l0, mean + rate * (l0 - mean)).astype(jnp.float32)
+
+    def adjusted(
+        self,
+        coefficient: jax.Array,
+        before: jax.Array,
+        mean: jax.Array,
+        aim: jax.Array,
+        step: jax.Array,
+        speed: jax.Array | float = 1.0,
+    ) -> jax.Array:
+        """The sparsity coefficient after a step: larger where L0 is above its aim; as it was outside of the control.
+
+        log c <- log c + speed * clip(gain * e + DAMPING * (e - e_before), +- gain * REACH), e = log(mean / aim).
+
+        Args:
+            coefficient: float32, before warm-up.
+            before, mean: moving mean of L0 before and after this step's batch.
+            aim: L0 of training rows that is wanted.
+            step: int32, updates made before this one.
+            speed: share of its usual speed with which the member learns, after a resampling event below 1.
+        """
+        error, error_before = (jnp.log(jnp.maximum(value, 1e-3) / aim) for value in (mean, before))
+        change = jnp.where((before > 0) & (step >= self.damped_from), error - error_before, 0)
+        bound = self.gain * REACH
+        move = speed * jnp.clip(self.gain * error + DAMPING * change, -bound, bound)
+        moves = (step >= self.begin) & (step < self.end)
+        return jnp.where(moves, coefficient * jnp.exp(move), coefficient).astype(jnp.float32)
+
+
+def held_out_ratio(held_out: float, training: float, last: float) -> float:
+    """L0 on held-out tokens over that on training rows; as it was last where either is not known."""
+    if not (held_out > 0 and training > 0 and math.isfinite(held_out) and math.isfinite(training)):
+        return last
+    return min(max(held_out / training, 1 / LARGEST_RATIO), LARGEST_RATIO)
 
 
 def place(coefficients: Sequence[float], l0: Sequence[float], target: float) -> float:
     """The coefficient at which L0 should be `target`, on the line through the pilot's points, both logarithmic.
 
-    Beyond its points the line goes on as it ended. Points without active features say nothing.
+    Beyond its points the line goes on as it ended, by a factor of `BEYOND` at most. Points without active features say
+    nothing.
 
     Args:
         coefficients: of the pilot, ascending.
@@ -55,8 +105,13 @@ def place(coefficients: Sequence[float], l0: Sequence[float], target: float) -> 
     if not falling:
         return math.sqrt(coefficients[0] * coefficients[-1])
     if len(falling) == 1:
-        return math.exp(falling[0][0] + falling[0][1] - wanted)  # as 1 / L0
+        return _bounded(math.exp(falling[0][0] + falling[0][1] - wanted), coefficients)  # as 1 / L0
     i = next((i for i, (_, y) in enumerate(falling[1:-1]) if y <= wanted), len(falling) - 2)
     (x, y), (further, lower) = falling[i], falling[i + 1]
     slope = min(max((lower - y) / (further - x), STEEPEST), FLATTEST)
-    return math.exp(x + (wanted - y) / slope if wanted > lower else further + (wanted - lower) / slope)
+    found = math.exp(x + (wanted - y) / slope if wanted > lower else further + (wanted - lower) / slope)
+    return _bounded(found, coefficients)
+
+
+def _bounded(coefficient: float, coefficients: Sequence[float]) -> float:
+    return min(max(coefficient, min(coefficients) / BEYOND), max(coefficients) * BEYOND)

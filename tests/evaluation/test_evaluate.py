@@ -9,7 +9,7 @@ from flax import nnx
 
 from gsae.autoencoders.registry import architecture
 from gsae.errors import SettingError
-from gsae.evaluation.batches import batches, choose_sequences
+from gsae.evaluation.batches import batches, choose_sequences, counted_tokens
 from gsae.evaluation.evaluate import Member, evaluate
 from gsae.language_models.families import family_of
 from gsae.language_models.sites import Site
@@ -183,6 +183,10 @@ def test_fewer_tokens_are_a_part_of_more():
 def test_what_is_skipped_is_what_another_run_is_judged_on():
     judged, others = choose_sequences(Held(), 20, seed=3), choose_sequences(Held(), 0, seed=3, skip_tokens=20)
     np.testing.assert_array_equal(np.concatenate([judged, others]), choose_sequences(Held(), 0, seed=3))
+    total = counted_tokens(Held(), at_once=4)
+    assert total == Held().mask(np.arange(11)).sum()
+    last = choose_sequences(Held(), 0, seed=3, skip_tokens=total - 10)
+    assert 0 < len(last) < len(others) and Held().mask(last).sum() <= 10
     with pytest.raises(SettingError, match="skip_tokens = 1000000"):
         choose_sequences(Held(), 20, seed=3, skip_tokens=10**6)
 
