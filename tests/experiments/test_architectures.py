@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments import architectures
+from experiments import architectures, target_l0
 from gsae import config, recipe
 from gsae.autoencoders.registry import ARCHITECTURES
 
@@ -17,3 +17,11 @@ def test_every_architecture_is_there_with_all_its_options():
         assert set(entry.options) == {field.name for field in dataclasses.fields(options)}
     points = recipe.points(parsed, lambda site: site)
     assert len(points) == 4 * len(fresh) and len({point.name for point in points}) == len(points)
+
+
+def test_every_architecture_whose_coefficient_decides_l0_has_targets():
+    values = target_l0.get_config()
+    points = recipe.points(config.parse(values), lambda site: site)
+    defaults = {name: kind.no_target_l0(kind.Options()) for name, kind in ARCHITECTURES.items()}
+    assert {point.architecture for point in points} == {name for name, reason in defaults.items() if not reason}
+    assert {point.target_l0 for point in points} == set(target_l0.TARGETS)
