@@ -13,15 +13,13 @@ from gsae.mesh import fetch
 from gsae.states import members
 from gsae.training.extraction import member_on_mesh
 from gsae.training.groups import Group
-from gsae.training.step import GroupState
+from gsae.training.loop import Before, States
 from gsae.training.targets import held_out_ratio
 
 MEASURED_AT = 0.8  # of the steps up to the end of the control: late, and yet with time left to follow
 
 
-def corrections(
-    job: Job, groups: Sequence[Group], adjust_until: int
-) -> Mapping[int, Callable[[dict[str, GroupState]], None]] | None:
+def corrections(job: Job, groups: Sequence[Group], adjust_until: int) -> Mapping[int, Before] | None:
     """By step, what `training.loop.train` does before that update; None where nothing is to be corrected.
 
     Args:
@@ -35,7 +33,7 @@ def corrections(
     return {int(MEASURED_AT * adjust_until): functools.partial(_correct, job, own)}
 
 
-def _correct(job: Job, groups: Sequence[Group], states: dict[str, GroupState]) -> None:
+def _correct(job: Job, groups: Sequence[Group], states: States, say: Callable[[str], None]) -> None:
     """Puts the ratio of L0 on held-out tokens and on training rows into the states; all processes call it together.
 
     Both with the present weights: while the learning rate is large, L0 goes up and down by more than they differ.
@@ -64,4 +62,4 @@ def _correct(job: Job, groups: Sequence[Group], states: dict[str, GroupState]) -
         placed_S = jax.make_array_from_callback(old_S.shape, old_S.sharding, ratio_S.__getitem__)
         states[group.name] = dataclasses.replace(state, held_out_ratio=placed_S)
         for point, ratio in zip(group.points, ratio_S, strict=False):
-            print(f"{point.name}: {ratio:.3f} times the L0 of training rows on held-out tokens", flush=True)
+            say(f"{point.name}: {ratio:.3f} times the L0 of training rows on held-out tokens")

@@ -106,7 +106,7 @@ def test_targets_are_found_and_a_killed_run_finds_the_same(rows, tmp_path, monke
         run(rows, tmp_path / "never", **wanted)
     wanted["training__target_l0__held_out_tokens"] = 400
     run(rows, tmp_path / "never", **wanted)
-    assert capsys.readouterr().out.count("times the L0 of training rows on held-out tokens") == 2
+    assert capsys.readouterr().err.count("times the L0 of training rows on held-out tokens") == 2
     look, asked = pipeline._look, []
 
     def killed(job, groups, step, states):
@@ -121,8 +121,8 @@ def test_targets_are_found_and_a_killed_run_finds_the_same(rows, tmp_path, monke
     monkeypatch.undo()
     capsys.readouterr()
     run(rows, tmp_path / "killed", **wanted)
-    out = capsys.readouterr().out
-    assert asked == [7, 14, 21] and "resumes at step 20" in out and "times the L0" not in out
+    out, err = capsys.readouterr()
+    assert asked == [7, 14, 21] and "resumes at step 20" in out and "times the L0" not in err
     never, killed_results = results(tmp_path / "never"), results(tmp_path / "killed")
     assert never == killed_results and len(never) == 4
     for name, row in never.items():

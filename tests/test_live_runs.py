@@ -53,7 +53,7 @@ def test_live_equals_cached_bit_for_bit(texts, tmp_path, capsys):
     wanted = {"sweep__gated__sparsity_coefficients": (), "sweep__gated__target_l0": (8.0,)}
     wanted |= {"training__target_l0__pilot": "8 steps", "training__target_l0__held_out_tokens": 512}
     run(texts, cached, "store", **wanted)
-    assert "times the L0 of training rows" in capsys.readouterr().out
+    assert "times the L0 of training rows" in capsys.readouterr().err
     with pytest.raises(RunError, match="run --stage=tokenise first"):
         run(texts, live, "live", stage="train")
     run(texts, live, "live", **wanted)

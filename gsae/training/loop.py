@@ -30,6 +30,7 @@ from gsae.training.step import GroupState, StepSettings, abstract_state, initial
 
 States = dict[str, GroupState]  # by Group.name
 OnEvaluate = Callable[[int, States], None]
+Before = Callable[[States, Callable[[str], None]], None]  # the states, and what takes lines for the terminal
 
 
 class Producer(Protocol):
@@ -73,7 +74,7 @@ def train(
     initialise: Callable[[Group], GroupState] | None = None,
     producer: Producer | None = None,
     begin: int = 0,
-    before: Mapping[int, Callable[[States], None]] | None = None,
+    before: Mapping[int, Before] | None = None,
 ) -> States:
     """Trains all groups side by side on the same batches, from the newest good checkpoint if there is one.
 
@@ -128,7 +129,7 @@ def train(
         for t, batch in zip(range(start, steps), itertools.chain([first], stream), strict=True):
             if before and t in before:
                 with logger.paused():
-                    before[t](states)
+                    before[t](states, logger.say)
             if resampling and t in resampling.steps:
                 _resample(groups, states, batches, t, resampling, settings, mesh, logger.say)
             metrics = _update(programs, states, batch, t, mesh)
