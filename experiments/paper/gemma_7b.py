@@ -12,8 +12,8 @@ All lambdas and learning rates of the tables, rows of 1024 tokens, 300,000 steps
 loss. The text is FineWeb, for want of a better guess.
 
 Needs, resid_post.20: 19 points on 1,229 million rows: 67.3 h on 8 TPU v5e live, 66.9 h and 7.56 TB of disk cached; the
-sweep's state 157.8 GB over all chips, live superblocks 12.9 GB of host memory. That is the time at the speed of 8 chips,
-whose 128 GB do not hold the state: take 16 or more.
+sweep's state 157.8 GB over all chips, live superblocks 12.9 GB of host memory. That is the time of 8 chips, whose
+128 GB do not hold the state: take 16 or more.
 
 That is arithmetic (`benchmarks/live_or_cached.py`), at 40 % of the chips' peak. It was not run at this size. Any other
 number of chips, GPUs included, does: the mesh is chosen over all of them (`python -m gsae.plan` says what to expect).

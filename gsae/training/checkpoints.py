@@ -90,7 +90,12 @@ class Checkpoints:
                 self._shelf.begin(step)
             wait_for_all("checkpoint")
             copies = host_copies(arrays)
-            self._orbax.save(str(aside / STATE), args=ocp.args.PyTreeSave(arrays))
+            try:
+                self._orbax.save(str(aside / STATE), args=ocp.args.PyTreeSave(arrays))
+            except Exception:
+                with contextlib.suppress(Exception):  # what it began fails by itself, and `close` would raise that
+                    self._orbax.wait_until_finished()
+                raise
         manifest = {
             "step": step,
             "settings": self.settings,
