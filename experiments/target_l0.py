@@ -12,19 +12,17 @@ At 5120 steps, with targets 5 and 20 and the pilot at 1024 steps, L0 on the held
 
 from ml_collections import ConfigDict
 
-from experiments import architectures
+from experiments import architectures, pareto_sweep
 
 NAMES = ("gated", "standard", "jumprelu", "p_anneal", "normalized")
 TARGETS = (5.0, 10.0, 20.0, 40.0)  # features a token, of 256 or 384, on activations of width 128
 
 
 def get_config() -> ConfigDict:
-    """The five architectures of `architectures`, their coefficients to be found."""
-    config = architectures.get_config()
-    for name in list(config.sweep):
-        if name not in NAMES:
-            del config.sweep[name]
-            continue
+    """The front door's settings, with five entries of `architectures` whose coefficients are to be found."""
+    config, entries = pareto_sweep.get_config(), architectures.get_config().sweep
+    for name in NAMES:
+        config.sweep[name] = entries[name]
         config.sweep[name].sparsity_coefficients = ()
         config.sweep[name].target_l0 = TARGETS
     return config

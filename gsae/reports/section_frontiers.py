@@ -64,8 +64,7 @@ def of_sites(rows: Sequence[Row], baseline: str) -> Section | None:
 def shrinkage(rows: Sequence[Row]) -> Section | None:
     """gamma of every kind: its range, and how it goes with L0."""
     sentences = []
-    active = [row for row in rows if has(row, "gamma") and number(row, "l0") > 0]  # a point may have nothing active
-    for name, group in by_architecture(active).items():
+    for name, group in by_architecture([row for row in rows if has(row, "gamma")]).items():
         gammas = [number(row, "gamma") for row in group]
         if len(group) < 3:
             continue

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gsae.reports.curves import Curves
-from gsae.reports.rows import Row, has, plain_rows
+from gsae.reports.rows import Row, has, number, plain_rows
 from gsae.reports.section import Section
 from gsae.reports.section_codes import codes
 from gsae.reports.section_dictionary import vectors
@@ -32,14 +32,15 @@ def sections(
         norms: by point, norms of activations and their codes, [N, 2].
     """
     usable = [row for row in rows if str(row.get("status") or "ok") == "ok" and has(row, "l0", "loss_recovered")]
+    active = [row for row in usable if number(row, "l0") > 0]  # a frontier goes over the logarithm of L0
     found = [
-        of_sites(plain_rows(usable), baseline),
-        shrinkage(plain_rows(usable)),
-        variants(usable),
-        rescaled(usable, baseline),
-        over_layers(plain_rows(usable)),
+        of_sites(plain_rows(active), baseline),
+        shrinkage(plain_rows(active)),
+        variants(active),
+        rescaled(active, baseline),
+        over_layers(plain_rows(active)),
         vectors(usable, dictionaries or {}),
-        pursuit(plain_rows(usable), pursued),
+        pursuit(plain_rows(active), pursued),
         dead_features(usable, curves or {}),
         codes(rows, norms or {}),
         costs(usable),

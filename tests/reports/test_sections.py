@@ -137,6 +137,8 @@ def test_l0_against_input_norm_has_the_numbers_of_its_fit():
     assert "correlate at 1.000 over 4 points; reconstructions have 0.950 to 0.950" in found.sentences[0]
     assert len(found.figure.axes) == 5
     assert "layers" not in by_name([row for row in rows if row["layer"] < 2])
+    silent = [{**r, "l0": 0.0, "sparsity_coefficient": 9.0} for r in rows]  # nothing active: on no frontier
+    assert by_name(rows + silent)["layers"].tables == found.tables
 
 
 def test_vectors_are_shown_where_somebody_has_looked():
