@@ -317,7 +317,8 @@ def test_a_run_that_goes_on_is_neither_doubled_nor_lost(installed):
     assert code == 1
     assert "a run is going; tpu_vm.sh follow shows it, stop ends it" in err
     assert tpu_vm(installed, "setup")[0] == 1
-    # Ctrl-C leaves it alone
+    # Ctrl-C leaves it alone. It comes once the log is shown: a process that is only just starting can miss it.
+    assert any("a line of the log of worker_0" in line for line in first.stdout)
     os.killpg(first.pid, signal.SIGINT)
     err = first.communicate(timeout=PATIENCE)[1]
     assert (first.returncode, last_line(err)) == (
