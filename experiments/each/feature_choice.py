@@ -1,0 +1,30 @@
+"""Feature Choice beside gated autoencoders, on the language model that ships with gsae.
+
+    python -m gsae.main --config=experiments/each/feature_choice.py
+
+What it is, and its options: docs/architectures/feature_choice.md.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import architectures
+
+
+def get_entry() -> ConfigDict:
+    """Four points, with all their options."""
+    return architectures.entry(
+        "feature_choice",
+        coefficients=architectures.SELECTED,  # k, on average
+        learning_rate=4e-3,
+        auxiliary_k=0,  # dead features that reconstruct what is left; 0: half the activation's width
+        auxiliary_coefficient=1 / 32,  # weight of that loss
+        geometric_median=True,  # where b_dec begins
+        zipf_exponent=1.0,  # s of the law of firing frequencies, ours
+        zipf_shift=10.0,  # in ranks, ours
+        mutual_choice_share=0.5,  # of the run, from its start, by Mutual Choice; ours
+    )
+
+
+def get_config() -> ConfigDict:
+    """The front door's settings with these points instead of standard ones."""
+    return architectures.beside_gated(get_entry())

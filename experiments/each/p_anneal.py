@@ -1,0 +1,30 @@
+"""P-annealed beside gated autoencoders, on the language model that ships with gsae.
+
+    python -m gsae.main --config=experiments/each/p_anneal.py
+
+What it is, and its options: docs/architectures/p_anneal.md.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import architectures
+
+
+def get_entry() -> ConfigDict:
+    """Four points, with all their options."""
+    return architectures.entry(
+        "p_anneal",
+        coefficients=(0.035, 0.14, 0.3, 0.6),  # as the standard one
+        learning_rate=4e-3,
+        ri_l1=False,  # weigh the penalty by decoder norms instead of holding them at one
+        anneal_start=0.5,  # share of the run after which p falls, ours
+        p_end=0.0,  # what p would be at the very end
+        anneal_updates=10,  # values of p
+        anneal_queue=10,  # batches over which two penalties are compared
+        anneal_epsilon=1e-4,  # added to f inside the power, ours
+    )
+
+
+def get_config() -> ConfigDict:
+    """The front door's settings with these points instead of standard ones."""
+    return architectures.beside_gated(get_entry())

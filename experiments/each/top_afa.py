@@ -1,0 +1,27 @@
+"""Top-AFA beside gated autoencoders, on the language model that ships with gsae.
+
+    python -m gsae.main --config=experiments/each/top_afa.py
+
+What it is, and its options: docs/architectures/top_afa.md.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import architectures
+
+
+def get_entry() -> ConfigDict:
+    """Four points, with all their options."""
+    return architectures.entry(
+        "top_afa",
+        coefficients=(1.0, 2.0, 4.0, 8.0),  # weights of the norm loss; L0 is what it is
+        learning_rate=4e-3,
+        auxiliary_k=0,  # dead features that reconstruct what is left; 0: half the activation's width
+        auxiliary_coefficient=1 / 32,  # weight of that loss
+        geometric_median=True,  # where b_dec begins
+    )
+
+
+def get_config() -> ConfigDict:
+    """The front door's settings with these points instead of standard ones."""
+    return architectures.beside_gated(get_entry())

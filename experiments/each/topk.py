@@ -1,0 +1,28 @@
+"""TopK beside gated autoencoders, on the language model that ships with gsae.
+
+    python -m gsae.main --config=experiments/each/topk.py
+
+What it is, and its options: docs/architectures/topk.md.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import architectures
+
+
+def get_entry() -> ConfigDict:
+    """Four points, with all their options."""
+    return architectures.entry(
+        "topk",
+        coefficients=architectures.SELECTED,  # k
+        learning_rate=4e-3,
+        auxiliary_k=0,  # dead features that reconstruct what is left; 0: half the activation's width
+        auxiliary_coefficient=1 / 32,  # weight of that loss
+        geometric_median=True,  # where b_dec begins
+        multi_coefficient=0.0,  # weight of the reconstruction by 4 k features
+    )
+
+
+def get_config() -> ConfigDict:
+    """The front door's settings with these points instead of standard ones."""
+    return architectures.beside_gated(get_entry())
