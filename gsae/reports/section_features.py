@@ -1,4 +1,4 @@
-"""Findings about features: codes by pursuit, dead features, and what a step costs."""
+"""Findings about features: codes by pursuit, and dead features."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 from gsae.reports import section_figures as draw
 from gsae.reports.curves import Curves
-from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, distinct, has, number
+from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, distinct, number
 from gsae.reports.section import Section
 from gsae.reports.tables import decimals, percent, significant
 
@@ -77,22 +77,3 @@ def dead_features(rows: Sequence[Row], curves: Curves) -> Section | None:
     figure = draw.alive(as_kinds(shown), curves)
     headings = ("kind", "points", "least alive", "median alive")
     return Section("dead", "Dead features", [sentence], [("", headings, lines)], figure, draw.ALIVE_CAPTION)
-
-
-def costs(rows: Sequence[Row]) -> Section | None:
-    """What a step of each kind costs, counted from its program."""
-    lines = []
-    for place, here in by_place([row for row in rows if has(row, "flops_a_step")]).items():
-        for name, group in by_architecture(as_kinds(here)).items():
-            for width in sorted({number(row, "width") for row in group}):
-                row = next(row for row in group if number(row, "width") == width)
-                products = decimals(2)(number(row, "products_a_step"))
-                lines.append([place, name, f"{width:,.0f}", f"{number(row, 'flops_a_step') / 1e9:.4g}", products])
-    if not lines:
-        return None
-    sentence = (
-        "FLOPs of one update of one point, counted from the lowered program, and as products of batch × activation "
-        "width × features multiply-adds: what is compared above is compared at these costs."
-    )
-    headings = ("site", "kind", "features", "GFLOP a step", "products")
-    return Section("costs", "Compute", [sentence], [("", headings, lines)])

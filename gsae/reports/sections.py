@@ -8,8 +8,9 @@ from gsae.reports.rows import Row, has, number, plain_rows
 from gsae.reports.section import Section
 from gsae.reports.section_codes import codes
 from gsae.reports.section_dictionary import vectors
-from gsae.reports.section_features import costs, dead_features, pursuit
+from gsae.reports.section_features import dead_features, pursuit
 from gsae.reports.section_frontiers import of_sites, rescaled, shrinkage, variants
+from gsae.reports.section_kinds import side_by_side
 from gsae.reports.section_layers import over_layers
 
 
@@ -43,6 +44,6 @@ def sections(
         pursuit(plain_rows(active), pursued),
         dead_features(usable, curves or {}),
         codes(rows, norms or {}),
-        costs(usable),
+        side_by_side(active),
     ]
     return [section for section in found if section]

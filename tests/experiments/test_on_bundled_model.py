@@ -68,6 +68,12 @@ def test_a_tiny_study(tmp_path, capsys):
     page = (study / "report.html").read_text()
     listed = re.findall(r"^\S*autoencoders/\S+$", html.unescape(re.sub("<[^>]+>", "\n", page)), re.MULTILINE)
     assert len(listed) == len(rows) and all((study / path).is_dir() for path in listed)
-    for title in ("Variants", "Rescale &amp; shift", "Inference-time optimisation", "Dead features", "Compute"):
+    for title in (
+        "Variants",
+        "Rescale &amp; shift",
+        "Inference-time optimisation",
+        "Dead features",
+        "Kinds side by side",
+    ):
         assert f"<h2>{title}</h2>" in page, title
     assert "Rescale & shift:" in capsys.readouterr().out

@@ -82,12 +82,35 @@ def test_pursuit_at_the_encoders_own_l0():
     assert "for base (median of 3 dictionaries)" in found.sentences[0] and "+0.000" in found.sentences[0]
 
 
-def test_dead_features_and_costs():
+def test_dead_features():
     rows = frontier("new", 1.0, alive=0.95) + frontier("new", 1.0, variant="no resampling", resamplings=0, alive=0.4)
     curves = {r["point"]: {"dead_share": ([0, 1], [0.0, 1 - r["alive"]])} for r in rows}
     assert by_name(rows, curves=curves)["dead"].tables[0][2][1] == ["new, no resampling", "3", "40.0%", "40.0%"]
-    rows = frontier("new", 1.0, flops_a_step=1.1e8, products_a_step=7.0)
-    assert by_name(rows)["costs"].tables[0][2] == [["mlp_out.1", "new", "64", "0.11", "7.00"]]
+
+
+def test_kinds_side_by_side():
+    cost = {"flops_a_step": 1.1e8, "products_a_step": 7.0}
+    rows = [r for seed in (0, 1) for r in frontier("new", 1.0 + seed, seed=seed, data_seed=seed, **cost)]
+    rows = [r for r in rows if (r["seed"], r["loss_recovered"]) != (1, 0.9)]
+    rows += [*frontier("base", 4.0, width=96, gamma=0.5, **cost), row("base", 0.0, -3.0, width=96, **cost)]
+    ((place, headings, lines),) = by_name(rows)["kinds"].tables
+    assert place == "mlp_out.1" and headings[-4:] == ("L0 at 0.75", "L0 at 0.80", "L0 at 0.85", "L0 at 0.90")
+    new, base = lines
+    assert new[:9] == [
+        "new",
+        "64",
+        "0.11",
+        "7.00",
+        "5",
+        "90.0% to 90.0%",
+        "1.00 to 1.00",
+        "2.00 to 32.0",
+        "0.700 to 0.900",
+    ]
+    assert base[:3] == ["base", "96", "0.11"] and base[4] == "3" and base[6] == "0.50 to 0.50"
+    assert new[9:] == ["6.00 (4.00 to 8.00)", "12.0 (8.00 to 16.0)", "16.0 (1 of 2 seeds)", "32.0 (1 of 2 seeds)"]
+    assert base[9:] == ["16.0", "32.0", "64.0", "128"]
+    assert "kinds" not in by_name(frontier("new", 1.0))
 
 
 def test_codes_beside_the_norms_of_inputs():
