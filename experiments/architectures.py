@@ -8,6 +8,12 @@ The front door's text, site and rows, and half of its steps. `seeds` in the work
 Gated and standard are the front door's; each of the others is a file in `experiments/each/`, which is an experiment of
 its own as well. Where k features are selected, k stands in the place of the sparsity coefficient; so does the target of
 jumprelu_target.
+
+The trials: four learning rates, two coefficients each, on held-out tokens that no result is measured on; their tables
+are in those files. Taken is the rate that leaves least of the loss at equal L0 (lines through log(1 - loss recovered)
+against log L0, one slope for the rates of an architecture); batchtopk and jumprelu take 4e-3, which leaves 2 % more than
+8e-3 and keeps more features alive. So tried, gated leaves 2 % more at the front door's 4e-3 than at 8e-3, which it has
+here; standard's best is the front door's. Other options were tried where a file says so.
 """
 
 import importlib
@@ -54,6 +60,7 @@ def get_config(part: str = "") -> ConfigDict:
     config.training.checkpoint_every = 2000
     config.evaluation.every = 0
     config.evaluation.tokens = 51_200
+    config.sweep.gated.learning_rates = (8e-3,)  # by the trials here; the front door's reason for less is not seen
     for file in sorted((Path(__file__).parent / "each").glob("*.py")):
         config.sweep[file.stem] = importlib.import_module(f"experiments.each.{file.stem}").get_entry()
     for entry in config.sweep.values():

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 
 
 class Moment(NamedTuple):
-    """What a run looks like when it is killed: so many files match a pattern below the workdir, and none the other."""
+    """What a run looks like when it is killed: so many files match a pattern below the workdir, one of them new since
+    it was started, and none the other pattern."""
 
     pattern: str
     count: int = 1
@@ -28,22 +29,26 @@ class Moment(NamedTuple):
 
 
 TRAINED = "autoencoders/*/manifest.json"
-TRAINING = Moment("checkpoints/step-*[0-9]/manifest.json", later=TRAINED)
+LAST = "checkpoints/step-*24/manifest.json"
+LATE = "checkpoints/step-*18/manifest.json"
+SAVING, SAVED = "checkpoints/step-*partial*", "checkpoints/step-*[0-9]/manifest.json"
+TRAINING = Moment(SAVED, later=TRAINED)
+# in the order in which a run comes to them
 MOMENTS = {
     "encoded": Moment("tokens/portions/*/manifest.json"),
     "tokenise": Moment("tokens/*partial*"),
     "harvest": Moment("activations/**/*.json", 2),
-    "train": TRAINING,
-    "during a save": Moment("checkpoints/step-*partial*"),
+    "during a save": Moment(SAVING, later=LAST),
+    "train": Moment(SAVED, later=LAST),
     "evaluate": Moment(TRAINED, 4),
     "report": Moment("evaluation/*/manifest.json", 4),
 }
 # the same, for a run whose rows are made live
 LIVE_MOMENTS = {
     "statistics": Moment("statistics.json", later=TRAINED),
-    "train": TRAINING,
-    "late": Moment("checkpoints/step-*18/manifest.json", later=TRAINED),
-    "during a save": Moment("checkpoints/step-*partial*", later=TRAINED),
+    "during a save": Moment(SAVING, later=LATE),
+    "train": Moment(SAVED, later=LATE),
+    "late": Moment(LATE, later=TRAINED),
 }
 LIVE = {"activations__source": "live"}
 # the same, for a run on rows from elsewhere
@@ -56,7 +61,7 @@ ATTEMPTS = 5
 
 
 def start(texts, workdir, log, **changes):
-    environment = os.environ | {"XLA_FLAGS": ""}
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}  # who is killed has printed what it said
     command = [sys.executable, "-m", "gsae.main", f"--workdir={workdir}", *tiny_run.flags(texts, **changes)]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
@@ -66,7 +71,7 @@ def log_of(workdir):
 
 
 def run_to_the_end(texts, workdir, **changes):
-    with open(f"{workdir}.log", "a+") as log:
+    with open(f"{workdir}.log", "w+") as log:
         code = start(texts, workdir, log, **changes).wait(600)
         log.seek(0)
         text = log.read()
@@ -76,11 +81,21 @@ def run_to_the_end(texts, workdir, **changes):
 
 def kill_at(texts, workdir, moment, signal_number=signal.SIGKILL, **changes):
     """Starts a run and sends it a signal at a moment; its exit code. On a busy machine a run may be further by the time
-    that the moment is seen: then it does not count, and another one is started."""
+    that the moment is seen: then it does not count, and another one goes on from where this one did."""
+    before = Path(f"{workdir}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if workdir.exists():
+        shutil.copytree(workdir, before)
+    there = set(workdir.glob(moment.pattern))
+
+    def has_come():
+        found = set(workdir.glob(moment.pattern))
+        return len(found) >= moment.count and not found <= there
+
     for _ in range(ATTEMPTS):
         with open(f"{workdir}.log", "w") as log:
             process = start(texts, workdir, log, **changes)
-            while process.poll() is None and len(list(workdir.glob(moment.pattern))) < moment.count:
+            while process.poll() is None and not has_come():
                 time.sleep(0.002)
             process.send_signal(signal_number)
             code = process.wait(300)
@@ -88,7 +103,18 @@ def kill_at(texts, workdir, moment, signal_number=signal.SIGKILL, **changes):
         if code and not any(workdir.glob(moment.later)):
             return code
         shutil.rmtree(workdir)
+        if before.exists():
+            shutil.copytree(before, workdir)
     raise AssertionError(f"{ATTEMPTS} runs were further than {moment} by the time that it was seen")
+
+
+def killed_at_each(texts, workdir, moments, **changes):
+    """One run that is killed at every moment and each time started again; what it said before each kill."""
+    said = {}
+    for name, moment in moments.items():
+        assert kill_at(texts, workdir, moment, **changes) == -signal.SIGKILL, name
+        said[name] = log_of(workdir)
+    return said
 
 
 def weights(workdir):
@@ -119,30 +145,31 @@ def assert_same_results(workdir, uninterrupted):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_anywhere_it_ends_the_same(moment, texts, uninterrupted, tmp_path):
+def resumed_at(text):
+    found = re.search(r"training resumes at step (\d+) of 24", text)
+    assert found, text[-3000:]
+    return int(found[1])
+
+
+def generations(text):
+    return int(re.search(r"live: (\d+) generations of 2,048 rows made", text)[1])
+
+
+def test_killed_at_every_moment_it_ends_the_same(texts, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
-    assert kill_at(texts, workdir, MOMENTS[moment]) == -signal.SIGKILL
-    text = run_to_the_end(texts, workdir)
+    said = killed_at_each(texts, workdir, MOMENTS)
+    assert resumed_at(said["evaluate"]) >= 6
+    run_to_the_end(texts, workdir)
     assert_same_results(workdir, uninterrupted)
-    if moment in ("train", "during a save"):
-        resumed = re.search(r"training resumes at step (\d+) of 24", text)
-        assert resumed or moment == "during a save", text[-3000:]  # killed in the very first save there is nothing yet
-        assert not resumed or int(resumed[1]) >= 6
 
 
-@pytest.mark.parametrize("moment", LIVE_MOMENTS)
-def test_killed_while_rows_are_made_live_it_ends_as_the_store_does(moment, texts, uninterrupted, tmp_path):
+def test_killed_while_rows_are_made_live_it_ends_as_the_store_does(texts, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
-    assert kill_at(texts, workdir, LIVE_MOMENTS[moment], **LIVE) == -signal.SIGKILL
+    killed_at_each(texts, workdir, LIVE_MOMENTS, **LIVE)
     text = run_to_the_end(texts, workdir, **LIVE)
     assert_same_results(workdir, uninterrupted)
     # Made again: the generation that the checkpoint was in and the next, which are 3 of 8 steps each in all.
-    resumed = re.search(r"training resumes at step (\d+) of 24", text)
-    made = int(re.search(r"live: (\d+) generations of 2,048 rows made", text)[1])
-    begun = int(resumed[1]) if resumed else 0
-    assert resumed or moment in ("statistics", "during a save"), text[-3000:]
-    assert made == 3 - begun // 8, text[-6000:]
+    assert resumed_at(text) == 18 and generations(text) == 1
     assert not (workdir / "activations").exists()
 
 
@@ -150,7 +177,7 @@ def test_begun_live_it_goes_on_from_a_store(texts, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     assert kill_at(texts, workdir, TRAINING, **LIVE) == -signal.SIGKILL
     text = run_to_the_end(texts, workdir)
-    assert "training resumes at step" in text and "rows live, the others were stored" in report_of(workdir)
+    assert resumed_at(text) >= 6 and "rows live, the others were stored" in report_of(workdir)
     assert_same_results(workdir, uninterrupted)
 
 
@@ -163,8 +190,9 @@ def test_a_terminated_run_says_so_and_goes_on(texts, uninterrupted, tmp_path, so
     workdir = tmp_path / "run"
     assert kill_at(texts, workdir, TRAINING, signal.SIGTERM, **source) == 75
     assert "the same command continues" in log_of(workdir)
-    run_to_the_end(texts, workdir, **source)
+    text = run_to_the_end(texts, workdir, **source)
     assert_same_results(workdir, uninterrupted)
+    assert not source or generations(text) == 3 - resumed_at(text) // 8
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(texts, uninterrupted, tmp_path):
@@ -177,7 +205,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(texts, uninterrupted, tmp_pa
     damaged[len(damaged) // 2] ^= 0x10
     largest.write_bytes(bytes(damaged))
     text = run_to_the_end(texts, workdir)
-    assert newest.name in text and "training resumes at step" in text
+    assert newest.name in text and resumed_at(text) >= 6
     assert_same_results(workdir, uninterrupted)
 
 
@@ -190,10 +218,9 @@ def rows(tmp_path_factory):
     return files, workdir
 
 
-@pytest.mark.parametrize("moment", ROWS_MOMENTS)
-def test_a_run_on_rows_from_elsewhere_killed_anywhere_ends_the_same(moment, rows, tmp_path):
+def test_a_run_on_rows_from_elsewhere_killed_at_every_moment_ends_the_same(rows, tmp_path):
     files, uninterrupted = rows
     workdir = tmp_path / "run"
-    assert kill_at(files, workdir, ROWS_MOMENTS[moment], **tiny_rows.changes(files)) == -signal.SIGKILL
+    killed_at_each(files, workdir, ROWS_MOMENTS, **tiny_rows.changes(files))
     run_to_the_end(files, workdir, **tiny_rows.changes(files))
     assert_same_results(workdir, uninterrupted)

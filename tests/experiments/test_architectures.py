@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-from experiments import architectures, target_l0
+from experiments import architectures, pareto_sweep, target_l0
 from gsae import config, recipe
 from gsae.autoencoders.registry import ARCHITECTURES
 
@@ -24,9 +24,9 @@ def test_every_architecture_is_there_with_all_its_options():
 
 @pytest.mark.parametrize("name", sorted(set(architectures.get_config().sweep) - {"gated", "standard"}))
 def test_each_is_an_experiment_of_its_own_beside_gated(name):
-    together = config.parse(architectures.get_config())
+    together, front_door = config.parse(architectures.get_config()), config.parse(pareto_sweep.get_config())
     alone = config.parse(importlib.import_module(f"experiments.each.{name}").get_config())
-    assert dict(alone.sweep) == {kind: together.sweep[kind] for kind in ("gated", name)}
+    assert dict(alone.sweep) == {"gated": front_door.sweep["gated"], name: together.sweep[name]}
     assert alone.evaluation.baseline == name
 
 
