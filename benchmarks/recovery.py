@@ -39,8 +39,6 @@ WIDTH, TRUE, FEATURES, BATCH, ROWS_AT_ONCE = 48, 96, 128, 256, 16384
 RATE = 3e-3
 SUPERBLOCKS = 8  # to train on; the one after them judges
 RUNGS = 5  # of a ladder
-# Where thousands of steps stand for tens of thousands, what happens every so many steps has to come more often.
-SHORTER = {"gba": {"every": 5}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +68,7 @@ def options_of(name: str) -> Any:
     """Those of the experiment with every architecture."""
     sweep = architectures.get_config().sweep
     entry = next(entry for entry in sweep.values() if entry.architecture == name)
-    return make_options(name, dict(entry.options) | SHORTER.get(name, {}))
+    return make_options(name, dict(entry.options))
 
 
 def ladder(name: str, active: float) -> np.ndarray:
