@@ -12,8 +12,8 @@ jumprelu_target.
 The trials: four learning rates, two coefficients each, on held-out tokens that no result is measured on; their tables
 are in those files. Taken is the rate that leaves least of the loss at equal L0 (lines through log(1 - loss recovered)
 against log L0, one slope for the rates of an architecture); batchtopk and jumprelu take 4e-3, which leaves 2 % more
-than 8e-3 and keeps more features alive. So tried, gated leaves 2 % more at the front door's 4e-3 than at 8e-3, which it has
-here; standard's best is the front door's. Other options were tried where a file says so.
+than 8e-3 and keeps more features alive. So tried, gated leaves 2 % more at the front door's 4e-3 than at 8e-3, which it
+has here; standard's best is the front door's. Other options were tried where a file says so.
 """
 
 import importlib

@@ -123,12 +123,12 @@ def paper_figure(places: dict[str, list[Row]]) -> "Figure":
             ax.set_ylabel(label)
             for name in names:
                 here = [row for row in shown if row["architecture"] == name]
-                k, theirs = kinds.index(name.partition(": ")[2]) % 6, name.startswith(PAPER)
-                face = "#ffffff" if theirs else style.COLOURS[k]
+                look, theirs = style.look(kinds.index(name.partition(": ")[2])), name.startswith(PAPER)
+                face = "#ffffff" if theirs else look.colour
                 x, y = ([number(row, c) for row in here] for c in ("l0", column))
-                points = ax.plot(x, y, linestyle="", marker=style.MARKERS[k], color=style.COLOURS[k], label=name)
+                points = ax.plot(x, y, linestyle="", marker=look.marker, color=look.colour, label=name)
                 points[0].set_markerfacecolor(face)
-            ax.legend(loc="best")
+            style.legend(ax, "best")
     return figure
 
 

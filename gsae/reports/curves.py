@@ -71,15 +71,15 @@ def _figure(curves: Curves, rows: Sequence[Row], shown: Sequence[tuple[str, str,
     for ax, (metric, heading, logarithmic) in zip(axes, shown, strict=True):
         for point, metrics in curves.items():
             if point in of_point and metric in metrics:
-                i = of_point[point] % 6
-                ax.plot(*metrics[metric], color=style.COLOURS[i], linestyle=style.DASHES[i], linewidth=1.0)
+                look = style.look(of_point[point])
+                ax.plot(*metrics[metric], color=look.colour, linestyle=look.dashes, linewidth=1.0)
         ax.set_title(heading)
         ax.set_xlabel("step")
         if logarithmic and all(value > 0 for of in curves.values() for value in of.get(metric, ([], []))[1]):
             style.logarithmic_y(ax)
     for i, name in enumerate(names):
-        axes[0].plot([], [], color=style.COLOURS[i % 6], linestyle=style.DASHES[i % 6], label=name)
-    axes[0].legend(loc="upper right")
+        axes[0].plot([], [], color=style.look(i).colour, linestyle=style.look(i).dashes, label=name)
+    style.legend(axes[0], "upper right")
     return figure
 
 

@@ -32,7 +32,8 @@ def frontier_figure(rows: Sequence[Row]) -> "Figure":
     heading = f"{quality.name[0].upper()}{quality.name[1:]} against sparsity"
     names = [str(name) for name in distinct(rows, "architecture")]
     sites = by_place(rows) or {"": []}
-    figure, axes = style.panels(len(sites), *((7.2, 4.7) if len(sites) == 1 else (4.6, 4.0)))
+    alone = (7.2, 4.7) if len(names) <= len(style.COLOURS) else (10.4, 5.6)  # with the legend beside it
+    figure, axes = style.panels(len(sites), *(alone if len(sites) == 1 else (4.6, 4.0)))
     for ax, (site, here) in zip(axes, sites.items(), strict=True):
         ax.set_title(f"{heading}, {site}" if site else heading)
         shown = drawable(here, quality)
@@ -45,12 +46,31 @@ def frontier_figure(rows: Sequence[Row]) -> "Figure":
             if group := [row for row in shown if row["architecture"] == name]:
                 _draw_frontier(ax, i, label(name, group), group, quality)
         _limit(ax, shown, quality)
-        ax.legend(loc="lower right" if quality.sign > 0 else "upper right")
+        style.legend(ax, "lower right" if quality.sign > 0 else "upper right")
+    return figure
+
+
+@style.styled
+def each_frontier_figure(rows: Sequence[Row]) -> "Figure":
+    """A panel for each architecture of one site: its frontier as in `frontier_figure`, those of the others in grey."""
+    quality = quality_of(rows)
+    shown = drawable(rows, quality)
+    names = [str(name) for name in distinct(rows, "architecture")]
+    figure, axes = style.panels(len(names), 3.4, 2.9, columns=4)
+    others = [line for of_seeds in frontiers(shown, quality).values() for line in of_seeds.values()]
+    for i, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        style.logarithmic_l0(ax, [number(row, "l0") for row in shown], quality.unit)
+        ax.set_xlabel("")
+        for line in others:
+            ax.plot(line.l0, line.values, color=style.FAINT, alpha=0.35, linewidth=0.8, zorder=0)
+        _draw_frontier(ax, i, name, [row for row in shown if row["architecture"] == name], quality)
+        _limit(ax, shown, quality)
+        ax.set_title(name)
     return figure
 
 
 def _draw_frontier(ax: "Axes", index: int, text: str, group: Sequence[Row], quality: Quality) -> None:
-    colour, marker, dashes = style.COLOURS[index % 6], style.MARKERS[index % 6], style.DASHES[index % 6]
+    colour, marker, dashes = style.look(index)
     lines = [line for of_seeds in frontiers(group, quality).values() for line in of_seeds.values()]
     thickness = 1.7 if len(lines) == 1 else 1.0
     for line in lines:
@@ -128,12 +148,13 @@ def shrinkage_figure(rows: Sequence[Row]) -> "Figure":
             if not group:
                 continue
             x, y = _columns(group, "l0", "gamma")
-            line = ax.plot(x, y, color=style.COLOURS[i % 6], marker=style.MARKERS[i % 6], label=label(name, group))[0]
-            line.set_linestyle(style.DASHES[i % 6] if len(_by_seed(group)) == 1 else "")
+            look = style.look(i)
+            line = ax.plot(x, y, color=look.colour, marker=look.marker, label=label(name, group))[0]
+            line.set_linestyle(look.dashes if len(_by_seed(group)) == 1 else "")
         gammas = [number(row, "gamma") for row in shown] + [1.0]
         margin = 0.08 * max(max(gammas) - min(gammas), 0.02)
         ax.set_ylim(min(gammas) - margin, max(gammas) + 2 * margin)
-        ax.legend(loc="lower right")
+        style.legend(ax, "lower right")
     return figure
 
 
@@ -163,7 +184,7 @@ def density_figure(rows: Sequence[Row], densities: Mapping[str, Any]) -> "Figure
         chosen = _evenly(group, RIDGES)
         note = f" ({len(chosen)} of {len(group)} points)" if len(chosen) < len(group) else ""
         ax.set_title(f"{label(name, group)}{note}" + (f"\n{site}" if len(by_place(rows)) > 1 else ""))
-        _draw_ridges(ax, style.COLOURS[names.index(name) % 6], chosen, densities, lowest)
+        _draw_ridges(ax, style.look(names.index(name)).colour, chosen, densities, lowest)
     return figure
 
 

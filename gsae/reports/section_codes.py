@@ -59,7 +59,7 @@ def _figure(groups: Mapping[str, Sequence[Row]], norms: Mapping[str, Any]) -> "F
     for i, (ax, (name, group)) in enumerate(zip(axes, groups.items(), strict=True)):
         pairs_N2 = np.concatenate([np.asarray(norms[str(row["point"])], np.float64) for row in group])
         pairs_N2 = pairs_N2[np.linspace(0, len(pairs_N2) - 1, min(len(pairs_N2), DRAWN)).astype(int)]
-        ax.plot(*pairs_N2.T, linestyle="", marker=".", markersize=2.5, alpha=0.4, color=style.COLOURS[i % 6])
+        ax.plot(*pairs_N2.T, linestyle="", marker=".", markersize=2.5, alpha=0.4, color=style.look(i).colour)
         ends = np.array([pairs_N2[:, 0].min(), pairs_N2[:, 0].max()])
         ax.plot(ends, ends, color=style.INK, linewidth=1.0)
         for e in BOUNDS:

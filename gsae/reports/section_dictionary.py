@@ -108,7 +108,8 @@ def _figure(rows: Sequence[Row], dictionaries: Dictionaries) -> "Figure":
     edges = _decades([dictionaries[row["point"]] for row in rows])
     for i, (name, group) in enumerate(_by_kind(rows).items()):
         here = [dictionaries[row["point"]] for row in group]
-        how = {"color": style.COLOURS[i % 6], "linestyle": style.DASHES[i % 6], "linewidth": 1.4}
+        look = style.look(i)
+        how = {"color": look.colour, "linestyle": look.dashes, "linewidth": 1.4}
         for ax, column in ((lengths, "norm_A"), (added, "added_A")):
             values = np.concatenate([_relative(found, column) for found in here])
             _steps(ax, *np.histogram(values, edges), **how)
@@ -130,7 +131,7 @@ def _figure(rows: Sequence[Row], dictionaries: Dictionaries) -> "Figure":
     limits = dictionaries[rows[0]["point"]]
     added.axvline(np.log10(limits["correction_below"]), color=style.INK, linewidth=1.0, linestyle=":")
     nearest.axvline(limits["direction_above"], color=style.INK, linewidth=1.0, linestyle=":")
-    lengths.legend(loc="best")
+    style.legend(lengths, "best")
     return figure
 
 

@@ -65,8 +65,8 @@ def before_after(began: Sequence[Row], rows: Sequence[Row], same: Sequence[str])
                 ]
                 here = [r for site, some in by_place(plain).items() if site in places for r in some]
                 x, y = ([number(r, c) for r in here] for c in ("l0", "loss_recovered"))
-                ax.plot(x, y, linestyle="", marker=style.MARKERS[(i + 2) % 6], color=style.FAINT, alpha=0.7, label=name)
-            ax.legend(loc="lower right")
+                ax.plot(x, y, linestyle="", marker=style.look(i + 2).marker, color=style.FAINT, alpha=0.7, label=name)
+            style.legend(ax, "lower right")
     return figure
 
 
@@ -87,7 +87,8 @@ def pursuit(rows: Sequence[Row], pursued: Sequence[Row]) -> "Figure":
             x, y = ([number(r, c) for r in line] for c in ("l0", "loss_recovered"))
             ax.plot(x, y, color=style.COLOURS[2], linewidth=1.0)
         x, y = ([number(r, c) for r in own] for c in ("l0", "loss_recovered"))
-        ax.plot(x, y, linestyle="", marker=style.MARKERS[i % 6], color=style.COLOURS[i % 6], label="encoder")
+        look = style.look(i)
+        ax.plot(x, y, linestyle="", marker=look.marker, color=look.colour, label="encoder")
         ax.plot([], [], color=style.COLOURS[2], label="pursuit")
         ax.set_ylabel("loss recovered")
         ax.set_title(name)
@@ -105,15 +106,16 @@ def alive(rows: Sequence[Row], curves: Curves) -> "Figure":
     known = [row for row in rows if "dead_share" in curves.get(str(row.get("point")), {})]
     for i, name in enumerate(distinct(rows, "architecture")):
         group = [row for row in known if row["architecture"] == name]
-        how: dict[str, Any] = {"color": style.COLOURS[i % 6], "label": str(name)}
+        look = style.look(i)
+        how: dict[str, Any] = {"color": look.colour, "label": str(name)}
         if known and group:
             lines = [curves[str(row["point"])]["dead_share"] for row in group]
             length = min(len(line[0]) for line in lines)
             share = 1 - np.mean([line[1][:length] for line in lines], axis=0)
-            ax.plot(lines[0][0][:length], share, linestyle=style.DASHES[i % 6], **how)
+            ax.plot(lines[0][0][:length], share, linestyle=look.dashes, **how)
         if not known:
             x, y = ([number(r, c) for r in rows if r["architecture"] == name] for c in ("l0", "alive"))
-            ax.plot(x, y, linestyle="", marker=style.MARKERS[i % 6], **how)
+            ax.plot(x, y, linestyle="", marker=look.marker, **how)
     ax.set_xlabel("step" if known else "L0: active features per token")
-    ax.legend(loc="lower left")
+    style.legend(ax, "lower left")
     return figure

@@ -7,6 +7,8 @@ from statistics import fmean
 
 from gsae.evaluation.frontier import Frontier, frontiers, levels_between
 from gsae.evaluation.quality import Quality, quality_of
+from gsae.reports import style
+from gsae.reports.plots import each_frontier_figure
 from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, has, number
 from gsae.reports.section import Section, range_of
 from gsae.reports.tables import GAP, decimals, percent, significant
@@ -35,7 +37,10 @@ def side_by_side(rows: Sequence[Row]) -> Section | None:
         "width × features multiply-adds; then from the least to the greatest of the kind's points. L0 at a fixed "
         f"{quality.name}: on each seed's frontier, the mean and the range over seeds; a dash where no frontier has it."
     )
-    return Section("kinds", "Kinds side by side", [sentence], tables)
+    crowded = len(tables) == 1 and len(tables[0][2]) > len(style.COLOURS)
+    figure = each_frontier_figure(rows) if crowded else None
+    caption = f"{quality.name[0].upper()}{quality.name[1:]} against L0, a kind a panel; grey: the other kinds."
+    return Section("kinds", "Kinds side by side", [sentence], tables, figure, caption if figure else "")
 
 
 def _by_width(rows: Sequence[Row]) -> list[list[Row]]:

@@ -107,7 +107,7 @@ def _figure(lines: Sequence[Line], sites: Sequence[str]) -> "Figure":
             values = np.linspace(min(x), max(x), 50)
             heights = fitted.intercept + fitted.slope * values
             above = heights > 0  # the axis is logarithmic
-            colour = style.COLOURS[names.index(line.kind) % 6]
+            colour = style.look(names.index(line.kind)).colour
             axes[0].plot(values[above], heights[above], color=colour, linestyle=(0, (4, 3)), linewidth=1.0)
     _against(axes[1], lines, names, "l1", "L1: mean of ‖f‖₁", "L0 against L1")
     style.logarithmic_x(axes[1])
@@ -128,7 +128,7 @@ def _figure(lines: Sequence[Line], sites: Sequence[str]) -> "Figure":
             ax.axhline(1.0, color=style.INK, linewidth=1.0)
     for name in names:
         axes[0].plot([], [], label=name, **_look(names, name))
-    axes[0].legend(loc="best")
+    style.legend(axes[0], "best")
     return figure
 
 
@@ -145,5 +145,5 @@ def _against(
 
 
 def _look(names: Sequence[str], name: str) -> dict[str, Any]:
-    i = names.index(name) % 6
-    return {"color": style.COLOURS[i], "marker": style.MARKERS[i], "linestyle": style.DASHES[i], "markersize": 5}
+    look = style.look(names.index(name))
+    return {"color": look.colour, "marker": look.marker, "linestyle": look.dashes, "markersize": 5}

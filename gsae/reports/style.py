@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from gsae.artifacts import write_file
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Arguments = ParamSpec("Arguments")
 
 INK, FAINT, GRID = "#1c2126", "#6b7278", "#dde1e5"
-# Okabe and Ito 2008, darkest first; marker and dashes repeat what the colour says, for print without colour
+# Okabe and Ito 2008, darkest first; marker and dashes of the first six repeat what the colour says, for grey prints
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), "-.", (0, (8, 2, 2, 2, 2, 2)), ":")
@@ -56,6 +56,28 @@ SETTINGS: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.08,
 }
+
+
+class Look(NamedTuple):
+    """What a kind is drawn with."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def look(index: int) -> Look:
+    """That of the kind at an index: of 36, no two have the same colour and marker; six have nothing in common."""
+    turned = index + index // len(COLOURS)
+    return Look(COLOURS[index % len(COLOURS)], MARKERS[turned % len(MARKERS)], DASHES[turned % len(DASHES)])
+
+
+def legend(axes: "Axes", loc: Any) -> None:
+    """The legend at `loc`; beside the axes where it has more lines than colours, and would hide what is drawn."""
+    if len(axes.get_legend_handles_labels()[1]) > len(COLOURS):
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        axes.legend(loc=loc)
 
 
 def styled(draw: Callable[Arguments, "Figure"]) -> Callable[Arguments, "Figure"]:

@@ -55,6 +55,17 @@ def test_seeds_give_a_band_between_the_lowest_and_the_highest():
     assert plots.seed_band([row for row in group if row["seed"] == 0], LOSS_RECOVERED) is None
 
 
+def test_many_kinds_look_different_and_their_legend_hides_nothing():
+    assert len({style.look(i)[:2] for i in range(36)}) == 36
+    assert all(len({style.look(i)[part] for i in range(6)}) == 6 for part in range(3))
+    rows = [{**row, "architecture": f"{row['architecture']} {i}"} for i in range(4) for row in sweep()]
+    (axes,) = plots.frontier_figure(rows).axes
+    figure = axes.figure
+    figure.canvas.draw()
+    assert len(axes.get_legend().get_texts()) == 8
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+
+
 def test_each_site_has_a_panel():
     figure = plots.frontier_figure(sweep(sites=("mlp_out", "resid_post")))
     assert [axes.get_title(loc="left").split(", ")[-1] for axes in figure.axes] == ["mlp_out.1", "resid_post.1"]

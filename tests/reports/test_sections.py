@@ -110,7 +110,14 @@ def test_kinds_side_by_side():
     assert base[:3] == ["base", "96", "0.11"] and base[4] == "3" and base[6] == "0.50 to 0.50"
     assert new[9:] == ["6.00 (4.00 to 8.00)", "12.0 (8.00 to 16.0)", "16.0 (1 of 2 seeds)", "32.0 (1 of 2 seeds)"]
     assert base[9:] == ["16.0", "32.0", "64.0", "128"]
-    assert "kinds" not in by_name(frontier("new", 1.0))
+    assert "kinds" not in by_name(frontier("new", 1.0)) and by_name(rows)["kinds"].figure is None
+
+
+def test_many_kinds_have_a_panel_each():
+    rows = [r for i in range(7) for r in frontier(f"kind {i}", 1.0 + i, flops_a_step=1.0, products_a_step=5.0)]
+    figure = by_name(rows)["kinds"].figure
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [f"kind {i}" for i in range(7)]
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1
 
 
 def test_codes_beside_the_norms_of_inputs():
