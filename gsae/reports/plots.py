@@ -32,8 +32,7 @@ def frontier_figure(rows: Sequence[Row]) -> "Figure":
     heading = f"{quality.name[0].upper()}{quality.name[1:]} against sparsity"
     names = [str(name) for name in distinct(rows, "architecture")]
     sites = by_place(rows) or {"": []}
-    alone = (7.2, 4.7) if len(names) <= len(style.COLOURS) else (10.4, 5.6)  # with the legend beside it
-    figure, axes = style.panels(len(sites), *(alone if len(sites) == 1 else (4.6, 4.0)))
+    figure, axes = style.panels(len(sites), *(_alone(4.7, names) if len(sites) == 1 else (4.6, 4.0)))
     for ax, (site, here) in zip(axes, sites.items(), strict=True):
         ax.set_title(f"{heading}, {site}" if site else heading)
         shown = drawable(here, quality)
@@ -48,6 +47,11 @@ def frontier_figure(rows: Sequence[Row]) -> "Figure":
         _limit(ax, shown, quality)
         style.legend(ax, "lower right" if quality.sign > 0 else "upper right")
     return figure
+
+
+def _alone(height: float, names: Sequence[str]) -> tuple[float, float]:
+    """Width and height of a panel that stands alone, wider and higher where its legend stands beside it."""
+    return (7.2, height) if len(names) <= len(style.COLOURS) else (10.4, 1.2 * height)
 
 
 @style.styled
@@ -133,7 +137,7 @@ def shrinkage_figure(rows: Sequence[Row]) -> "Figure":
     """Relative reconstruction bias gamma against L0, a panel for each site; below 1 reconstructions are too small."""
     names, quality = [str(name) for name in distinct(rows, "architecture")], quality_of(rows)
     sites = by_place(rows) or {"": []}
-    figure, axes = style.panels(len(sites), *((7.2, 4.0) if len(sites) == 1 else (4.6, 3.6)))
+    figure, axes = style.panels(len(sites), *(_alone(4.0, names) if len(sites) == 1 else (4.6, 3.6)))
     for ax, (site, here) in zip(axes, sites.items(), strict=True):
         ax.set_title(f"Shrinkage, {site}" if site else "Shrinkage")
         shown = drawable(here, quality, "gamma")
