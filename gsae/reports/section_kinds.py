@@ -10,8 +10,8 @@ from gsae.evaluation.quality import Quality, quality_of
 from gsae.reports import style
 from gsae.reports.plots import each_frontier_figure
 from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, has, number
-from gsae.reports.section import Section, range_of
-from gsae.reports.tables import GAP, decimals, percent, significant
+from gsae.reports.section import Section, Table, range_of
+from gsae.reports.tables import GAP, decimals, significant
 
 LEVELS = 4  # fixed values of the quality, as many as a page holds
 
@@ -21,26 +21,35 @@ def side_by_side(rows: Sequence[Row]) -> Section | None:
     rows = as_kinds(row for row in rows if has(row, "flops_a_step"))
     if not rows:
         return None
-    quality, tables = quality_of(rows), []
+    quality = quality_of(rows)
+    tables: list[Table] = []
     for place, here in by_place(rows).items():
         kinds = [of_width for of_kind in by_architecture(here).values() for of_width in _by_width(of_kind)]
-        seeds = [list(frontiers(kind, quality)[str(kind[0]["architecture"])].values()) for kind in kinds]
+        seeds = [list(frontiers(kind, quality)[_name(kind)].values()) for kind in kinds]
         levels = _levels(seeds, quality)
-        lines = [
-            [*_cells(kind, quality), *(_l0_at(level, some) for level in levels)]
-            for kind, some in zip(kinds, seeds, strict=True)
-        ]
-        headings = ("kind", "features", "GFLOP a step", "products", "points", "alive", "gamma", "L0", quality.name)
-        tables.append((place, (*headings, *(f"L0 at {level:.2f}" for level in levels)), lines))
+        cells = [_cells(kind, quality) for kind in kinds]
+        tables.append(
+            (place, ("kind", "features", "GFLOP a step", "products", "alive", "gamma", "L0", quality.name), cells)
+        )
+        if levels:
+            l0 = [
+                [_name(kind), *(_l0_at(level, of_kind) for level in levels)]
+                for kind, of_kind in zip(kinds, seeds, strict=True)
+            ]
+            tables.append((f"{place}: L0 at equal {quality.name}", ("kind", *(f"{level:.2f}" for level in levels)), l0))
     sentence = (
         "FLOPs of one update of one point, counted from the lowered program, and as products of batch × activation "
-        "width × features multiply-adds; then from the least to the greatest of the kind's points. L0 at a fixed "
+        "width × features multiply-adds; then from the least to the greatest of the kind's points. L0 at equal "
         f"{quality.name}: on each seed's frontier, the mean and the range over seeds; a dash where no frontier has it."
     )
-    crowded = len(tables) == 1 and len(tables[0][2]) > len(style.COLOURS)
+    crowded = len(by_place(rows)) == 1 and len(tables[0][2]) > len(style.COLOURS)
     figure = each_frontier_figure(rows) if crowded else None
     caption = f"{quality.name[0].upper()}{quality.name[1:]} against L0, a kind a panel; grey: the other kinds."
     return Section("kinds", "Kinds side by side", [sentence], tables, figure, caption if figure else "")
+
+
+def _name(rows: Sequence[Row]) -> str:
+    return str(rows[0]["architecture"])
 
 
 def _by_width(rows: Sequence[Row]) -> list[list[Row]]:
@@ -67,16 +76,19 @@ def _cells(rows: Sequence[Row], quality: Quality) -> list[str]:
         return range_of(values, show) if len(values) > 1 else show(values[0]) if values else GAP
 
     return [
-        str(rows[0]["architecture"]),
+        _name(rows),
         f"{number(rows[0], 'width'):,.0f}",
         f"{number(rows[0], 'flops_a_step') / 1e9:.4g}",
         decimals(2)(number(rows[0], "products_a_step")),
-        str(len(rows)),
-        column("alive", percent),
+        column("alive", _percent),
         column("gamma", decimals(2)),
         column("l0", significant),
         column(quality.column, decimals(3)),
     ]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}%"
 
 
 def _l0_at(level: float, seeds: Sequence[Frontier]) -> str:

@@ -93,23 +93,17 @@ def test_kinds_side_by_side():
     rows = [r for seed in (0, 1) for r in frontier("new", 1.0 + seed, seed=seed, data_seed=seed, **cost)]
     rows = [r for r in rows if (r["seed"], r["loss_recovered"]) != (1, 0.9)]
     rows += [*frontier("base", 4.0, width=96, gamma=0.5, **cost), row("base", 0.0, -3.0, width=96, **cost)]
-    ((place, headings, lines),) = by_name(rows)["kinds"].tables
-    assert place == "mlp_out.1" and headings[-4:] == ("L0 at 0.75", "L0 at 0.80", "L0 at 0.85", "L0 at 0.90")
-    new, base = lines
-    assert new[:9] == [
-        "new",
-        "64",
-        "0.11",
-        "7.00",
-        "5",
-        "90.0% to 90.0%",
-        "1.00 to 1.00",
-        "2.00 to 32.0",
-        "0.700 to 0.900",
+    (place, _, (new, base)), (caption, values, l0) = by_name(rows)["kinds"].tables
+    assert place == "mlp_out.1"
+    assert new == [
+        "new", "64", "0.11", "7.00", "90% to 90%", "1.00 to 1.00", "2.00 to 32.0", "0.700 to 0.900"
+    ]  # fmt: skip
+    assert base[:3] == ["base", "96", "0.11"] and base[5] == "0.50 to 0.50"
+    assert caption == "mlp_out.1: L0 at equal loss recovered" and values == ("kind", "0.75", "0.80", "0.85", "0.90")
+    assert l0 == [
+        ["new", "6.00 (4.00 to 8.00)", "12.0 (8.00 to 16.0)", "16.0 (1 of 2 seeds)", "32.0 (1 of 2 seeds)"],
+        ["base", "16.0", "32.0", "64.0", "128"],
     ]
-    assert base[:3] == ["base", "96", "0.11"] and base[4] == "3" and base[6] == "0.50 to 0.50"
-    assert new[9:] == ["6.00 (4.00 to 8.00)", "12.0 (8.00 to 16.0)", "16.0 (1 of 2 seeds)", "32.0 (1 of 2 seeds)"]
-    assert base[9:] == ["16.0", "32.0", "64.0", "128"]
     assert "kinds" not in by_name(frontier("new", 1.0)) and by_name(rows)["kinds"].figure is None
 
 
