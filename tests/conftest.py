@@ -25,8 +25,14 @@ COMPILED_FOR_EACH = {"test_step.py", "test_step_sharded.py", "test_evaluate_shar
 SOON = {"gated", "standard", "jumprelu", "batchtopk", "matryoshka"}
 
 
+# Files that start processes and wait for them take minutes each: begun first, none of them is what is left in the end.
+LONGEST = ("test_several_processes.py", "test_killed_runs.py")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    first = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))  # the others stay in their order
     from gsae.autoencoders.registry import ARCHITECTURES
 
     names = {kind: name for name, kind in ARCHITECTURES.items()}
