@@ -26,6 +26,14 @@ from ml_collections import ConfigDict
 from experiments import pareto_sweep
 
 SELECTED = (2.0, 4.0, 10.0, 40.0)  # k or the target L0, features a token
+AUXILIARY = {
+    "auxiliary_k": 0,  # dead features that reconstruct what is left; 0: half the activation's width
+    "auxiliary_coefficient": 1 / 32,  # weight of that loss
+    "geometric_median": True,  # where b_dec begins
+}
+SELECTING = AUXILIARY | {"multi_coefficient": 0.0}  # weight of the reconstruction by 4 k features
+ZIPF = AUXILIARY | {"zipf_exponent": 1.0, "zipf_shift": 10.0}  # of the law of firing frequencies, ours; in ranks
+
 PARTS = ("", "seeds", "tuning")
 TRIED = (1e-3, 2e-3, 4e-3, 8e-3)  # learning rates
 TRIAL_SEED = 100

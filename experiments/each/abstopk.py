@@ -23,10 +23,7 @@ def get_entry() -> ConfigDict:
         "abstopk",
         coefficients=architectures.SELECTED,  # k
         learning_rate=2e-3,
-        auxiliary_k=0,  # dead features that reconstruct what is left; 0: half the activation's width
-        auxiliary_coefficient=1 / 32,  # weight of that loss
-        geometric_median=True,  # where b_dec begins
-        multi_coefficient=0.0,  # weight of the reconstruction by 4 k features
+        **architectures.SELECTING,
     )
 
 

@@ -23,11 +23,7 @@ def get_entry() -> ConfigDict:
         "feature_choice",
         coefficients=architectures.SELECTED,  # k, on average
         learning_rate=2e-3,
-        auxiliary_k=0,  # dead features that reconstruct what is left; 0: half the activation's width
-        auxiliary_coefficient=1 / 32,  # weight of that loss
-        geometric_median=True,  # where b_dec begins
-        zipf_exponent=1.0,  # s of the law of firing frequencies, ours
-        zipf_shift=10.0,  # in ranks, ours
+        **architectures.ZIPF,
         mutual_choice_share=0.5,  # of the run, from its start, by Mutual Choice; ours
     )
 

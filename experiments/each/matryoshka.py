@@ -23,10 +23,7 @@ def get_entry() -> ConfigDict:
         "matryoshka",
         coefficients=architectures.SELECTED,  # k, on average
         learning_rate=2e-3,
-        auxiliary_k=0,  # dead features that reconstruct what is left; 0: half the activation's width
-        auxiliary_coefficient=1 / 32,  # weight of that loss
-        geometric_median=True,  # where b_dec begins
-        multi_coefficient=0.0,  # weight of the reconstruction by 4 k features
+        **architectures.SELECTING,
         groups=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32),  # shares that each prefix adds
         blocks=8,  # in which features are stored; config.mesh.feature must divide them
     )

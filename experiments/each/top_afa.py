@@ -26,9 +26,7 @@ def get_entry() -> ConfigDict:
         "top_afa",
         coefficients=(2.0, 4.0, 16.0, 64.0),  # weights of the norm loss; L0 is what it is
         learning_rate=8e-3,
-        auxiliary_k=0,  # dead features that reconstruct what is left; 0: half the activation's width
-        auxiliary_coefficient=1 / 32,  # weight of that loss
-        geometric_median=True,  # where b_dec begins
+        **architectures.AUXILIARY,
     )
 
 

@@ -27,9 +27,7 @@ def get_entry() -> ConfigDict:
         "variational",
         coefficients=architectures.SELECTED,  # k
         learning_rate=2e-3,
-        auxiliary_k=0,  # dead features that reconstruct what is left; 0: half the activation's width
-        auxiliary_coefficient=1 / 32,  # weight of that loss
-        geometric_median=True,  # where b_dec begins
+        **architectures.AUXILIARY,
         sample=True,  # False: TopK with an L2 penalty
         learned_variance=False,  # a second encoder gives log sigma^2
         log_variance=-8.0,  # the authors' -2 drowns inputs of unit norm
