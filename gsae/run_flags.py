@@ -1,5 +1,6 @@
 """What the command lines that take a run's configuration share: --config, its overrides, and how a mistake is said."""
 
+import re
 import runpy
 import sys
 from collections.abc import Sequence
@@ -29,10 +30,22 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
             raise flags.Error(f"{left[1]!r}: is not a flag; settings are given as --config.name=value")
         return left
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        complaint = _complaint_about_override(arguments) or " ".join(str(error).split())
+        complaint = _complaint_about_file(error) or _complaint_about_override(arguments) or " ".join(str(error).split())
     if not first_by_name():  # of several processes, all of which find the same mistake
         sys.exit(SettingError.exit_code)
     fail(complaint, SettingError.exit_code)
+
+
+def _complaint_about_file(error: Exception) -> str | None:
+    """What a config file raised, which comes with a traceback in its text: the line where, and what it said."""
+    text = str(error)
+    if "Traceback (most recent call last)" not in text:
+        return None
+    said = text.strip().splitlines()[-1]
+    if said.startswith("ValueError: "):  # how files refuse what follows their colon
+        return said.removeprefix("ValueError: ")
+    file, line = re.findall(r'File "([^"]+)", line (\d+)', text)[-1]
+    return f"--config: {file}, line {line}: {said}"
 
 
 def _complaint_about_override(arguments: Sequence[str]) -> str | None:

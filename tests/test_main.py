@@ -31,6 +31,7 @@ def test_importing_gsae_and_its_command_line_is_light():
     [
         ([], "--config: must name a config file"),
         (["--config=experiments/nothing.py"], "must name a config file; there is none"),
+        (["--config=experiments/architectures.py:all"], "gsae: architectures.py:all: must be one of seeds, tuning"),
         ([CONFIG, "--config.sae.widht=3"], "config.sae.widht = '3': unknown setting; config.sae has"),
         ([CONFIG, "--config.sae.width=wide"], "config.sae.width = 'wide': must be of type int"),
         ([CONFIG, "--config.sae.width=-1"], "config.sae.width = -1: must be a positive number"),
@@ -44,5 +45,13 @@ def test_a_mistake_is_one_line(arguments, complaint, tmp_path):
     done = run(*arguments, *([f"--workdir={tmp_path}/w"] if arguments else []))
     assert done.returncode == 2, done.stderr
     assert complaint in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert not (tmp_path / "w").exists()
+
+
+def test_a_fault_of_the_config_file_is_named_with_its_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def get_config():\n    return wdith\n")
+    done = run(f"--config={file}")
+    assert done.returncode == 2
+    assert done.stderr == f"gsae: --config: {file}, line 2: NameError: name 'wdith' is not defined\n"
