@@ -1,8 +1,8 @@
 """What the command lines that take a run's configuration share: --config, its overrides, and how a mistake is said."""
 
-import re
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -30,22 +30,26 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
             raise flags.Error(f"{left[1]!r}: is not a flag; settings are given as --config.name=value")
         return left
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        complaint = _complaint_about_file(error) or _complaint_about_override(arguments) or " ".join(str(error).split())
+        complaint = _refused_by_file(error) or _complaint_about_override(arguments) or " ".join(str(error).split())
+    except Exception as error:  # of the config file's own code
+        complaint = _fault_in_file(error)
     if not first_by_name():  # of several processes, all of which find the same mistake
         sys.exit(SettingError.exit_code)
     fail(complaint, SettingError.exit_code)
 
 
-def _complaint_about_file(error: Exception) -> str | None:
-    """What a config file raised, which comes with a traceback in its text: the line where, and what it said."""
+def _refused_by_file(error: Exception) -> str | None:
+    """What a config file says of the part after its colon, which comes with a traceback in the text of the error."""
     text = str(error)
-    if "Traceback (most recent call last)" not in text:
-        return None
-    said = text.strip().splitlines()[-1]
-    if said.startswith("ValueError: "):  # how files refuse what follows their colon
-        return said.removeprefix("ValueError: ")
-    file, line = re.findall(r'File "([^"]+)", line (\d+)', text)[-1]
-    return f"--config: {file}, line {line}: {said}"
+    said = text.strip().splitlines()[-1] if "Traceback (most recent call last)" in text else ""
+    return said.partition(": ")[2] or None
+
+
+def _fault_in_file(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"--config: {error.filename}, line {error.lineno}: {error.msg}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"--config: {frame.filename}, line {frame.lineno}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _complaint_about_override(arguments: Sequence[str]) -> str | None:

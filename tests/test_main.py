@@ -49,9 +49,13 @@ def test_a_mistake_is_one_line(arguments, complaint, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_a_fault_of_the_config_file_is_named_with_its_line(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [("    return wdith", "NameError: name 'wdith' is not defined"), ("    return (", "'(' was never closed")],
+)
+def test_a_fault_of_the_config_file_is_named_with_its_line(line, complaint, tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("def get_config():\n    return wdith\n")
+    file.write_text(f"def get_config():\n{line}\n")
     done = run(f"--config={file}")
     assert done.returncode == 2
-    assert done.stderr == f"gsae: --config: {file}, line 2: NameError: name 'wdith' is not defined\n"
+    assert done.stderr == f"gsae: --config: {file}, line 2: {complaint}\n"
