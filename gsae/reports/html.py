@@ -11,7 +11,7 @@ from gsae.evaluation.quality import FVU, LOSS_RECOVERED, quality_of
 from gsae.reports import style
 from gsae.reports.equivalence import CAPTION as EQUIVALENCE_CAPTION
 from gsae.reports.findings import flat, headline, warnings
-from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, label
+from gsae.reports.rows import Row, as_kinds, by_architecture, by_place, distinct, label
 from gsae.reports.section import Section
 from gsae.reports.tables import cells, comparison_cells, comparison_headings, headings, shown
 
@@ -51,18 +51,19 @@ def page(
         every: the rows of the table of points, where it has more than the figures.
         findings: further sections; each stands on the page as it is.
     """
-    several, quality = len(by_place(rows)) > 1, quality_of(rows)
+    quality = quality_of(rows)
+    wide = len(by_place(rows)) > 1 or len(distinct(rows, "architecture")) > len(style.COLOURS)  # panels, or a legend beside
     points = rows if every is None else every
     parts = {
         "title": escape(title),
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "subtitle": escape(_subtitle(points)),
         "headline": "\n".join(f'<p class="headline">{escape(text)}</p>' for text in headline(rows, compared)),
-        "frontier": _figure(figures["frontier"], FRONTIER_CAPTIONS[quality.column], wide=several),
+        "frontier": _figure(figures["frontier"], FRONTIER_CAPTIONS[quality.column], wide=wide),
         "warnings": _warnings(warnings(rows)),
         "comparison": _comparison(compared),
         "points": _points(as_kinds(points)) + _features(features_page),
-        "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION, wide=several),
+        "shrinkage": _figure(figures["shrinkage"], SHRINKAGE_CAPTION, wide=wide),
         "density": _figure(figures["density"], DENSITY_CAPTION.format(unit=quality.unit), wide=True),
         "equivalence": _equivalence(figures.get("equivalence", ""), equivalent),
         "findings": "\n".join(_finding(section) for section in findings),
