@@ -52,7 +52,8 @@ def page(
         findings: further sections; each stands on the page as it is.
     """
     quality = quality_of(rows)
-    wide = len(by_place(rows)) > 1 or len(distinct(rows, "architecture")) > len(style.COLOURS)  # panels, or a legend beside
+    # for several panels, or a legend that stands beside one
+    wide = len(by_place(rows)) > 1 or len(distinct(rows, "architecture")) > len(style.COLOURS)
     points = rows if every is None else every
     parts = {
         "title": escape(title),
