@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     """The front door's settings, with five entries of `architectures` whose coefficients are to be found."""
     config, entries = pareto_sweep.get_config(), architectures.get_config().sweep
     for name in NAMES:
-        config.sweep[name] = entries[name]
+        config.sweep[name] = config.sweep[name] if name in config.sweep else entries[name]
         config.sweep[name].sparsity_coefficients = ()
         config.sweep[name].target_l0 = TARGETS
     return config

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.struct
@@ -45,6 +46,7 @@ class StepSettings:
         resampling_return_steps: after an event the learning rate comes back along a cosine over so many steps.
         resampling_floor: the factor of the learning rate right after an event.
         dead_window_tokens: a feature is dead that has not fired for so many tokens.
+        coefficient_bounds: between which the coefficients of points with a target L0 stay.
     """
 
     batch_size: int
@@ -57,6 +59,7 @@ class StepSettings:
     resampling_return_steps: int = 1000
     resampling_floor: float = 0.1
     dead_window_tokens: int = 10_000_000
+    coefficient_bounds: tuple[float, float] = (0.0, math.inf)
 
     @property
     def dead_window_steps(self) -> int:
@@ -233,7 +236,7 @@ def update_member(
     learning_rate = own["learning_rate"] * settings.schedules.learning_rate_factor(step)
     returned = return_factor(since, settings.resampling_return_steps, settings.resampling_floor)
     learning_rate *= returned
-    control = Control.of(settings.schedules)
+    control = Control.of(settings.schedules, settings.coefficient_bounds)
 
     def loss_of(parameters):
         return autoencoder.replace(**parameters).loss({"x": x_BD}, context)

@@ -31,17 +31,21 @@ class Control:
     Attributes:
         begin, end: the steps between which they move.
         damped_from: the step from which the change of L0 counts too: before, it comes from the warm-up.
+        least, most: between which they stay. Where L0 is out of reach at the peak of the learning rate they would run
+            away, and not be back when it has come into reach at the end.
     """
 
     begin: int
     damped_from: int
     end: int
+    least: float = 0.0
+    most: float = math.inf
 
     @classmethod
-    def of(cls, schedules: Schedules) -> "Control":
+    def of(cls, schedules: Schedules, bounds: tuple[float, float] = (0.0, math.inf)) -> "Control":
         """From the half of the sparsity warm-up on."""
         warmup = schedules.sparsity_warmup_steps
-        return cls(warmup // 2, warmup, schedules.adjust_until)
+        return cls(warmup // 2, warmup, schedules.adjust_until, *bounds)
 
     @property
     def gain(self) -> float:
@@ -64,7 +68,8 @@ class Control:
     ) -> jax.Array:
         """The sparsity coefficient after a step: larger where L0 is above its aim; as it was outside of the control.
 
-        log c <- log c + speed * clip(gain * e + DAMPING * (e - e_before), +- gain * REACH), e = log(mean / aim).
+        log c <- log c + speed * clip(gain * e + DAMPING * (e - e_before), +- gain * REACH), e = log(mean / aim),
+        and c stays between `least` and `most`.
 
         Args:
             coefficient: float32, before warm-up.
@@ -78,7 +83,8 @@ class Control:
         bound = self.gain * REACH
         move = speed * jnp.clip(self.gain * error + DAMPING * change, -bound, bound)
         moves = (step >= self.begin) & (step < self.end)
-        return jnp.where(moves, coefficient * jnp.exp(move), coefficient).astype(jnp.float32)
+        moved = jnp.clip(coefficient * jnp.exp(move), self.least, self.most)
+        return jnp.where(moves, moved, coefficient).astype(jnp.float32)
 
 
 def held_out_ratio(held_out: float, training: float, last: float) -> float:
@@ -92,7 +98,7 @@ def place(coefficients: Sequence[float], l0: Sequence[float], target: float) -> 
     """The coefficient at which L0 should be `target`, on the line through the pilot's points, both logarithmic.
 
     Beyond its points the line goes on as it ended, by a factor of `BEYOND` at most. Points without active features say
-    nothing.
+    nothing, nor do those that do not fit the longest line on which L0 falls: a pilot that came apart, say.
 
     Args:
         coefficients: of the pilot, ascending.
@@ -100,7 +106,7 @@ def place(coefficients: Sequence[float], l0: Sequence[float], target: float) -> 
         target: L0 that is wanted.
     """
     points = [(math.log(c), math.log(n)) for c, n in zip(coefficients, l0, strict=True) if n > 0 and math.isfinite(n)]
-    falling = [point for i, point in enumerate(points) if all(point[1] < before[1] for before in points[:i])]
+    falling = _falling(points)
     wanted = math.log(target)
     if not falling:
         return math.sqrt(coefficients[0] * coefficients[-1])
@@ -113,5 +119,20 @@ def place(coefficients: Sequence[float], l0: Sequence[float], target: float) -> 
     return _bounded(found, coefficients)
 
 
+def _falling(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The most of the points, in their order, whose second numbers fall."""
+    lines: list[list[tuple[float, float]]] = []  # the longest that ends with each point
+    for point in points:
+        before = max((line for line in lines if line[-1][1] > point[1]), key=len, default=[])
+        lines.append([*before, point])
+    return max(lines, key=len, default=[])
+
+
+def bounds(coefficients: Sequence[float]) -> tuple[float, float]:
+    """Between which coefficients a pilot that tries these can place one, and the control moves it."""
+    return min(coefficients) / BEYOND, max(coefficients) * BEYOND
+
+
 def _bounded(coefficient: float, coefficients: Sequence[float]) -> float:
-    return min(max(coefficient, min(coefficients) / BEYOND), max(coefficients) * BEYOND)
+    least, most = bounds(coefficients)
+    return min(max(coefficient, least), most)

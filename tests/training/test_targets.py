@@ -1,5 +1,6 @@
 """Coefficients for a wanted L0: where a pilot places them, and how they follow what is measured."""
 
+import dataclasses
 import math
 
 import jax
@@ -27,6 +28,7 @@ def test_a_power_law_is_met_between_the_points_and_beyond_them():
         ((100.0, 10.0, 0.0), 0.1),  # the last is dead: the line through the others
         ((math.nan, 10.0, 1.0), 0.1),
         ((50.0, 10.0, 12.0), 0.1),  # it rises again: noise of a point that hardly learns
+        ((1.0, 100.0, 10.0), 1.0),  # the first came apart: the line through the others
         ((0.0, 0.0, 0.0), 0.1),  # nothing is known: the middle
         ((0.0, 10.0, 0.0), 0.1),
         ((10.0, 9.99, 9.98), 0.01),  # as flat as this cannot be: it would end at the next decimal power but ten
@@ -68,6 +70,19 @@ def closed_loop(answer, control=CONTROL, *, noise=0.0, learns=lambda step: 1.0, 
 
 def power(c, step):
     return 8 * c**-0.7
+
+
+def test_a_coefficient_is_back_in_time_from_an_l0_that_was_out_of_reach():
+    """As with a large learning rate, at which no coefficient, however small, gives more than so many features."""
+
+    def answer(c, step):
+        return jnp.where(step < 6000, jnp.minimum(power(c, step), 18.0), power(c, step))
+
+    bounded = dataclasses.replace(CONTROL, least=1e-3, most=10.0)
+    l0, coefficient = closed_loop(answer, bounded)
+    assert coefficient[5999] == pytest.approx(1e-3) and l0[-1] == pytest.approx(40.0, rel=0.1)
+    l0, coefficient = closed_loop(answer)
+    assert coefficient[5999] < 1e-6 and l0[-1] > 80
 
 
 def test_the_coefficient_follows_the_measured_l0_between_two_steps_only():
