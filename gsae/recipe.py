@@ -20,7 +20,6 @@ from gsae.training.loop import Resampling
 from gsae.training.resampling import event_steps
 from gsae.training.schedules import Schedules
 from gsae.training.step import StepSettings
-from gsae.training.targets import bounds
 
 
 def points(config: Config, check_site: Callable[[str], str]) -> list[Point]:
@@ -200,7 +199,6 @@ def step_settings(config: Config, input_scale: float = 1.0, on_cpu: bool | None 
         eps=training.epsilon,
         resampling_return_steps=in_steps(config, "resampling.rewarmup"),
         dead_window_tokens=in_steps(config, "dead_window") * training.batch_size,
-        coefficient_bounds=bounds(training.target_l0.pilot_coefficients),
     )
 
 

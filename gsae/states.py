@@ -58,8 +58,10 @@ def initial_state(job: Job, group: Group, coefficients: Mapping[str, float] | No
     if group.has_targets:
         value_S = np.asarray([(coefficients or {})[point.name] for point in group.members], np.float32)
         old_S = state.sparsity_coefficient
-        placed_S = jax.make_array_from_callback(old_S.shape, old_S.sharding, lambda index: value_S[index])
-        state = dataclasses.replace(state, sparsity_coefficient=placed_S)
+        begun_S, placed_S = (  # an array each: a step gives away the memory of its state
+            jax.make_array_from_callback(old_S.shape, old_S.sharding, lambda index: value_S[index]) for _ in range(2)
+        )
+        state = dataclasses.replace(state, sparsity_coefficient=begun_S, placed=placed_S)
     if architecture(group.architecture).STARTS_FROM:
         return starting.start_trained(group, state, job.config.sae.start_from, job.input_scale(group.site))
     if job.config.sae.decoder_bias == "zeros":

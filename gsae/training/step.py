@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import flax.struct
@@ -46,7 +45,6 @@ class StepSettings:
         resampling_return_steps: after an event the learning rate comes back along a cosine over so many steps.
         resampling_floor: the factor of the learning rate right after an event.
         dead_window_tokens: a feature is dead that has not fired for so many tokens.
-        coefficient_bounds: between which the coefficients of points with a target L0 stay.
     """
 
     batch_size: int
@@ -59,7 +57,6 @@ class StepSettings:
     resampling_return_steps: int = 1000
     resampling_floor: float = 0.1
     dead_window_tokens: int = 10_000_000
-    coefficient_bounds: tuple[float, float] = (0.0, math.inf)
 
     @property
     def dead_window_steps(self) -> int:
@@ -81,6 +78,7 @@ class GroupState:
         mean_l0: float32 [S], moving mean of the L0 of training batches.
         held_out_ratio: float32 [S], L0 on held-out tokens over that on training rows when it was last measured, at
             first 1: what a target is divided by to be met on held-out text. None for points without targets.
+        placed: float32 [S], where the pilot placed the coefficient, from which it does not go far. None as above.
     """
 
     autoencoder: Any
@@ -91,6 +89,7 @@ class GroupState:
     sparsity_coefficient: Leaf
     mean_l0: Leaf
     held_out_ratio: Leaf = None
+    placed: Leaf = None
 
 
 def initial_state(group: Group, activation_width: int, mesh: Mesh | AbstractMesh) -> GroupState:
@@ -109,6 +108,7 @@ def initial_state(group: Group, activation_width: int, mesh: Mesh | AbstractMesh
             sparsity_coefficient=jnp.asarray(group.values("sparsity_coefficient")),
             mean_l0=jnp.full(group.size, UNKNOWN, jnp.float32),
             held_out_ratio=jnp.ones(group.size, jnp.float32) if group.has_targets else None,
+            placed=jnp.asarray(group.values("sparsity_coefficient")) if group.has_targets else None,
         )
 
     _check_sweep(group, mesh)
@@ -132,6 +132,7 @@ def state_shardings(group: Group, mesh: Mesh | AbstractMesh) -> GroupState:
         sparsity_coefficient=stacked(PartitionSpec()),
         mean_l0=stacked(PartitionSpec()),
         held_out_ratio=stacked(PartitionSpec()) if group.has_targets else None,
+        placed=stacked(PartitionSpec()) if group.has_targets else None,
     )
 
 
@@ -236,7 +237,7 @@ def update_member(
     learning_rate = own["learning_rate"] * settings.schedules.learning_rate_factor(step)
     returned = return_factor(since, settings.resampling_return_steps, settings.resampling_floor)
     learning_rate *= returned
-    control = Control.of(settings.schedules, settings.coefficient_bounds)
+    control = Control.of(settings.schedules)
 
     def loss_of(parameters):
         return autoencoder.replace(**parameters).loss({"x": x_BD}, context)
@@ -263,7 +264,9 @@ def update_member(
     )
     if "target_l0" in own:
         aim = own["target_l0"] / member.held_out_ratio
-        adjusted = control.adjusted(member.sparsity_coefficient, member.mean_l0, new.mean_l0, aim, step, speed=returned)
+        adjusted = control.adjusted(
+            member.sparsity_coefficient, member.mean_l0, new.mean_l0, aim, step, member.placed, speed=returned
+        )
         new = dataclasses.replace(new, sparsity_coefficient=adjusted)
     new = dataclasses.replace(jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, member), active=ok)
     # E||x||^2 out of sums that are there, so that no further one goes over the mesh

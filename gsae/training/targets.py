@@ -19,7 +19,7 @@ LARGEST_GAIN = 0.01  # of a step, however few there are
 DAMPING = 2.0  # proportional gain: log(coefficient) for each unit of log L0
 REACH = 0.3  # the largest error that counts: what is far off is still on its way, and is waited for
 FASTEST_MEAN, MEAN_TO_GAIN = 0.02, 4.0  # rate of the moving mean of L0: 50 steps, or more where the gain is smaller
-BEYOND = 10.0  # by no larger factor does the pilot's line go on outside of its points
+BEYOND = 10.0  # by no larger factor does the pilot's line leave its points, and a coefficient the place that it gave
 LARGEST_RATIO = 2.0  # of L0 on held-out text and on training rows, either way: more than this is no sampling
 STEEPEST, FLATTEST = -2.0, -0.25  # d log L0 / d log coefficient, where the pilot has none that can be right
 
@@ -31,21 +31,17 @@ class Control:
     Attributes:
         begin, end: the steps between which they move.
         damped_from: the step from which the change of L0 counts too: before, it comes from the warm-up.
-        least, most: between which they stay. Where L0 is out of reach at the peak of the learning rate they would run
-            away, and not be back when it has come into reach at the end.
     """
 
     begin: int
     damped_from: int
     end: int
-    least: float = 0.0
-    most: float = math.inf
 
     @classmethod
-    def of(cls, schedules: Schedules, bounds: tuple[float, float] = (0.0, math.inf)) -> "Control":
+    def of(cls, schedules: Schedules) -> "Control":
         """From the half of the sparsity warm-up on."""
         warmup = schedules.sparsity_warmup_steps
-        return cls(warmup // 2, warmup, schedules.adjust_until, *bounds)
+        return cls(warmup // 2, warmup, schedules.adjust_until)
 
     @property
     def gain(self) -> float:
@@ -64,18 +60,21 @@ class Control:
         mean: jax.Array,
         aim: jax.Array,
         step: jax.Array,
+        placed: jax.Array,
         speed: jax.Array | float = 1.0,
     ) -> jax.Array:
         """The sparsity coefficient after a step: larger where L0 is above its aim; as it was outside of the control.
 
         log c <- log c + speed * clip(gain * e + DAMPING * (e - e_before), +- gain * REACH), e = log(mean / aim),
-        and c stays between `least` and `most`.
+        and c stays within a factor of `BEYOND` of where the pilot placed it: where L0 is out of reach at the peak of
+        the learning rate it would run away, and not be back when it has come into reach at the end.
 
         Args:
             coefficient: float32, before warm-up.
             before, mean: moving mean of L0 before and after this step's batch.
             aim: L0 of training rows that is wanted.
             step: int32, updates made before this one.
+            placed: where the pilot placed the coefficient.
             speed: share of its usual speed with which the member learns, after a resampling event below 1.
         """
         error, error_before = (jnp.log(jnp.maximum(value, 1e-3) / aim) for value in (mean, before))
@@ -83,7 +82,7 @@ class Control:
         bound = self.gain * REACH
         move = speed * jnp.clip(self.gain * error + DAMPING * change, -bound, bound)
         moves = (step >= self.begin) & (step < self.end)
-        moved = jnp.clip(coefficient * jnp.exp(move), self.least, self.most)
+        moved = jnp.clip(coefficient * jnp.exp(move), placed / BEYOND, placed * BEYOND)
         return jnp.where(moves, moved, coefficient).astype(jnp.float32)
 
 
@@ -128,11 +127,5 @@ def _falling(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return max(lines, key=len, default=[])
 
 
-def bounds(coefficients: Sequence[float]) -> tuple[float, float]:
-    """Between which coefficients a pilot that tries these can place one, and the control moves it."""
-    return min(coefficients) / BEYOND, max(coefficients) * BEYOND
-
-
 def _bounded(coefficient: float, coefficients: Sequence[float]) -> float:
-    least, most = bounds(coefficients)
-    return min(max(coefficient, least), most)
+    return min(max(coefficient, min(coefficients) / BEYOND), max(coefficients) * BEYOND)
