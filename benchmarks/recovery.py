@@ -73,10 +73,10 @@ def options_of(name: str) -> Any:
 
 def ladder(name: str, active: float) -> np.ndarray:
     """Knobs for a pilot: from half the true L0 where they are numbers of features, else around the experiment's."""
-    if not ARCHITECTURES[name].warms_up:
-        return active * np.geomspace(0.5, 3, RUNGS)
     entry = next(entry for entry in architectures.get_config().sweep.values() if entry.architecture == name)
     values = entry.sparsity_coefficients
+    if not ARCHITECTURES[name].warms_up and min(values) >= 1:  # weights that rise by a recipe of their own are smaller
+        return active * np.geomspace(0.5, 3, RUNGS)
     return np.geomspace(min(values) / 4, max(values) * 4, RUNGS)
 
 

@@ -18,6 +18,7 @@ def test_a_knob_is_read_off_its_ladder():
 
 def test_ladders_hold_numbers_of_features_or_coefficients():
     assert recovery.ladder("topk", 4)[0] == 2 and recovery.ladder("topk", 4)[-1] == 12
+    assert recovery.ladder("gba", 4)[0] == 2 and recovery.ladder("jumprelu_tanh", 4)[0] < 0.05
     assert recovery.ladder("gated", 4)[0] < 0.05 < 1 < recovery.ladder("gated", 4)[-1]
     assert recovery.options_of("jumprelu").bandwidth == 0.1  # the experiments', not the default
 
