@@ -3,8 +3,8 @@
     python -m gsae.main --config=experiments/target_l0.py
 
 The front door's text, site, rows, schedule and held-out tokens; four targets for each of five architectures, 20 points
-and as many of the pilot (1024 steps). Ten minutes on 2 cores beside other work. On a GPU add
-`--config.evaluation.sequences_at_once=64`. L0 on the held-out tokens came to 0.96 to 1.06 of the targets: docs/sweeps.md.
+and as many of the pilot (1024 steps). Ten minutes on 2 cores beside other work. L0 on the held-out tokens came to 0.96
+to 1.06 of the targets (docs/sweeps.md). On a GPU add `--config.evaluation.sequences_at_once=64`.
 """
 
 from ml_collections import ConfigDict
