@@ -17,17 +17,12 @@ from ml_collections import ConfigDict
 from experiments import architectures
 
 
-def get_entry() -> ConfigDict:
-    """Four points, with all their options."""
-    return architectures.entry(
+def get_config() -> ConfigDict:
+    """The front door's settings with four points of this kind, all their options given, instead of standard ones."""
+    return architectures.beside_gated(
         "feature_choice",
         coefficients=architectures.SELECTED,  # k, on average
         learning_rate=2e-3,
         **architectures.ZIPF,
         mutual_choice_share=0.5,  # of the run, from its start, by Mutual Choice; ours
     )
-
-
-def get_config() -> ConfigDict:
-    """The front door's settings with these points instead of standard ones."""
-    return architectures.beside_gated(get_entry())

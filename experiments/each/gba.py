@@ -26,9 +26,9 @@ from ml_collections import ConfigDict
 from experiments import architectures
 
 
-def get_entry() -> ConfigDict:
-    """Four points, with all their options."""
-    return architectures.entry(
+def get_config() -> ConfigDict:
+    """The front door's settings with four points of this kind, all their options given, instead of standard ones."""
+    return architectures.beside_gated(
         "gba",
         coefficients=(4.0, 10.0, 25.0, 60.0),  # the sum of the features' target frequencies
         learning_rate=1e-3,
@@ -41,8 +41,3 @@ def get_entry() -> ConfigDict:
         least_bias=-1.0,  # where biases stop
         jump=False,  # pass on what fires without the bias
     )
-
-
-def get_config() -> ConfigDict:
-    """The front door's settings with these points instead of standard ones."""
-    return architectures.beside_gated(get_entry())

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from experiments import architectures
 
 
-def get_entry() -> ConfigDict:
-    """Four points, with all their options."""
-    return architectures.entry(
+def get_config() -> ConfigDict:
+    """The front door's settings with four points of this kind, all their options given, instead of standard ones."""
+    return architectures.beside_gated(
         "jumprelu_target",
         coefficients=architectures.SELECTED,  # the target L0
         learning_rate=4e-3,
@@ -29,8 +29,3 @@ def get_entry() -> ConfigDict:
         penalty=1.0,  # weight of (L0 / target - 1)^2, dictionary_learning's
         penalty_warmup=0.1,  # share of the run over which it rises, ours
     )
-
-
-def get_config() -> ConfigDict:
-    """The front door's settings with these points instead of standard ones."""
-    return architectures.beside_gated(get_entry())

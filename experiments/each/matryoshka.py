@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from experiments import architectures
 
 
-def get_entry() -> ConfigDict:
-    """Four points, with all their options."""
-    return architectures.entry(
+def get_config() -> ConfigDict:
+    """The front door's settings with four points of this kind, all their options given, instead of standard ones."""
+    return architectures.beside_gated(
         "matryoshka",
         coefficients=architectures.SELECTED,  # k, on average
         learning_rate=2e-3,
@@ -27,8 +27,3 @@ def get_entry() -> ConfigDict:
         groups=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32),  # shares that each prefix adds
         blocks=8,  # in which features are stored; config.mesh.feature must divide them
     )
-
-
-def get_config() -> ConfigDict:
-    """The front door's settings with these points instead of standard ones."""
-    return architectures.beside_gated(get_entry())

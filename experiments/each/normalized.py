@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 from experiments import architectures
 
 
-def get_entry() -> ConfigDict:
-    """Four points, with all their options."""
-    return architectures.entry(
+def get_config() -> ConfigDict:
+    """The front door's settings with four points of this kind, all their options given, instead of standard ones."""
+    return architectures.beside_gated(
         "normalized",
         coefficients=(0.004, 0.015, 0.03, 0.06),  # alpha
         learning_rate=4e-3,
@@ -30,8 +30,3 @@ def get_entry() -> ConfigDict:
         norm_power=2,  # of the mean norm in beta
         decoder_bias=False,  # train b_dec
     )
-
-
-def get_config() -> ConfigDict:
-    """The front door's settings with these points instead of standard ones."""
-    return architectures.beside_gated(get_entry())

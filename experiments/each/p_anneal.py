@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from experiments import architectures
 
 
-def get_entry() -> ConfigDict:
-    """Four points, with all their options."""
-    return architectures.entry(
+def get_config() -> ConfigDict:
+    """The front door's settings with four points of this kind, all their options given, instead of standard ones."""
+    return architectures.beside_gated(
         "p_anneal",
         coefficients=(0.035, 0.14, 0.3, 0.6),  # as the standard one
         learning_rate=8e-3,
@@ -30,8 +30,3 @@ def get_entry() -> ConfigDict:
         anneal_queue=10,  # batches over which two penalties are compared
         anneal_epsilon=1e-4,  # added to f inside the power, ours
     )
-
-
-def get_config() -> ConfigDict:
-    """The front door's settings with these points instead of standard ones."""
-    return architectures.beside_gated(get_entry())

@@ -20,16 +20,11 @@ from ml_collections import ConfigDict
 from experiments import architectures
 
 
-def get_entry() -> ConfigDict:
-    """Four points, with all their options."""
-    return architectures.entry(
+def get_config() -> ConfigDict:
+    """The front door's settings with four points of this kind, all their options given, instead of standard ones."""
+    return architectures.beside_gated(
         "top_afa",
         coefficients=(2.0, 4.0, 16.0, 64.0),  # weights of the norm loss; L0 is what it is
         learning_rate=8e-3,
         **architectures.AUXILIARY,
     )
-
-
-def get_config() -> ConfigDict:
-    """The front door's settings with these points instead of standard ones."""
-    return architectures.beside_gated(get_entry())

@@ -28,6 +28,11 @@ class Quality:
     unit: str
     worst: float
 
+    @property
+    def title(self) -> str:
+        """The name as a heading begins."""
+        return self.name[0].upper() + self.name[1:]
+
     def of(self, row: Mapping[str, Any]) -> float:
         """The row's number; NaN where it has none (results.csv leaves gaps empty)."""
         value = row.get(self.column)

@@ -29,7 +29,7 @@ def draw_frontier(path: Path, rows: Sequence[Row]) -> None:
 def frontier_figure(rows: Sequence[Row]) -> "Figure":
     """The quality against L0, a panel for each site: all points, the Pareto set as a line, seeds as a band."""
     quality = quality_of(rows)
-    heading = f"{quality.name[0].upper()}{quality.name[1:]} against sparsity"
+    heading = f"{quality.title} against sparsity"
     names = [str(name) for name in distinct(rows, "architecture")]
     sites = by_place(rows) or {"": []}
     figure, axes = style.panels(len(sites), *(_alone(4.7, names) if len(sites) == 1 else (4.6, 4.0)))

@@ -44,7 +44,7 @@ def side_by_side(rows: Sequence[Row]) -> Section | None:
     )
     crowded = len(by_place(rows)) == 1 and len(tables[0][2]) > len(style.COLOURS)
     figure = each_frontier_figure(rows) if crowded else None
-    caption = f"{quality.name[0].upper()}{quality.name[1:]} against L0, a kind a panel; grey: the other kinds."
+    caption = f"{quality.title} against L0, a kind a panel; grey: the other kinds."
     return Section("kinds", "Kinds side by side", [sentence], tables, figure, caption if figure else "")
 
 

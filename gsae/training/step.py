@@ -269,20 +269,23 @@ def update_member(
         )
         new = dataclasses.replace(new, sparsity_coefficient=adjusted)
     new = dataclasses.replace(jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, member), active=ok)
-    # E||x||^2 out of sums that are there, so that no further one goes over the mesh
-    x_squared = stats["squared_error"] + 2 * stats["x_dot_x_hat"] - stats["x_hat_squared"]
-    metrics = {name: stats[name] for name in ("reconstruction", "sparsity", "auxiliary", "l0")} | {
-        "loss": loss,
-        "fvu": stats["squared_error"] / stats["variance"],
-        "gamma": stats["x_hat_squared"] / stats["x_dot_x_hat"],
-        "norm_ratio": jnp.sqrt(stats["x_hat_squared"] / x_squared),
+    metrics = _metrics(stats, loss=loss, gradient_norm=gradient_norm, learning_rate=learning_rate) | {
         "dead_share": jnp.mean(new.steps_since_fired >= settings.dead_window_steps, dtype=jnp.float32),
-        "gradient_norm": gradient_norm,
-        "learning_rate": learning_rate,
         "sparsity_coefficient": coefficient,
     }
     metrics = {name: jnp.where(member.active, value, jnp.nan).astype(jnp.float32) for name, value in metrics.items()}
     return new, metrics | {"active": ok.astype(jnp.float32)}
+
+
+def _metrics(stats: dict[str, jax.Array], **known: jax.Array) -> Metrics:
+    # E||x||^2 out of sums that are there, so that no further one goes over the mesh
+    x_squared = stats["squared_error"] + 2 * stats["x_dot_x_hat"] - stats["x_hat_squared"]
+    return known | {
+        **{name: stats[name] for name in ("reconstruction", "sparsity", "auxiliary", "l0")},
+        "fvu": stats["squared_error"] / stats["variance"],
+        "gamma": stats["x_hat_squared"] / stats["x_dot_x_hat"],
+        "norm_ratio": jnp.sqrt(stats["x_hat_squared"] / x_squared),
+    }
 
 
 def no_metrics() -> Metrics:
