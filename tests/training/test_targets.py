@@ -37,6 +37,11 @@ def test_points_that_say_nothing_are_passed_over(l0, expected):
     assert targets.place((0.01, 0.1, 1.0), l0, 10.0) == pytest.approx(expected, rel=0.02)
 
 
+def test_a_point_that_came_apart_within_the_line_is_passed_over():
+    placed = targets.place((1e-3, 1e-2, 0.1, 1.0), (100.0, 0.5, 20.0, 1.0), 10.0)
+    assert placed == pytest.approx(0.1 * 2 ** (1 / math.log10(20)))
+
+
 @pytest.mark.parametrize("wanted", [1e-9, 1e9])
 def test_the_line_ends_a_factor_of_ten_beyond_the_points(wanted):
     assert targets.place((0.01, 0.1, 1.0), (30.0, 10.0, 3.0), wanted) == pytest.approx(10.0 if wanted < 1 else 1e-3)
